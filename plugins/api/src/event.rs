@@ -1,0 +1,178 @@
+use std::{fmt, sync::Arc};
+
+use bson::Timestamp;
+
+use crate::{Change, Doc, Error, Namespace};
+
+/// What an event says happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Op {
+    /// A document was inserted; `after` holds it.
+    Insert,
+    /// Fields of a document were changed; `change` says which.
+    Update,
+    /// A document was replaced; `after` holds the new one.
+    Replace,
+    /// A document was deleted.
+    Delete,
+    /// Barrier: a collection or view was created.
+    Create,
+    /// Barrier: a collection was dropped.
+    Drop,
+    /// Barrier: a database was dropped.
+    DropDatabase,
+    /// Barrier: a collection was renamed, to [`Event::to`].
+    Rename,
+    /// Barrier: indexes were created or dropped.
+    Index,
+    /// Barrier: another command (collMod, …); `raw` says which.
+    Other,
+    /// Barrier: the route lost its position and went on from a later one; events between are missing.
+    Gap,
+}
+
+impl Op {
+    /// Whether the event concerns more than one document: all earlier events are delivered before it, and all later
+    /// ones after it.
+    pub fn is_barrier(self) -> bool {
+        !matches!(self, Op::Insert | Op::Update | Op::Replace | Op::Delete)
+    }
+    /// The name in configuration and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Replace => "replace",
+            Op::Delete => "delete",
+            Op::Create => "create",
+            Op::Drop => "drop",
+            Op::DropDatabase => "dropDatabase",
+            Op::Rename => "rename",
+            Op::Index => "index",
+            Op::Other => "other",
+            Op::Gap => "gap",
+        }
+    }
+    /// All of them, in the order of their declaration.
+    pub const ALL: &[Op] = &[
+        Op::Insert,
+        Op::Update,
+        Op::Replace,
+        Op::Delete,
+        Op::Create,
+        Op::Drop,
+        Op::DropDatabase,
+        Op::Rename,
+        Op::Index,
+        Op::Other,
+        Op::Gap,
+    ];
+}
+
+/// The transaction an event belongs to; one value shared by all its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Txn {
+    /// The logical session: `{id: UUID, uid: binary}`.
+    pub lsid: Doc,
+    /// The number of the transaction within the session.
+    pub number: i64,
+}
+
+/// One change, in the same shape whatever source it came from.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What happened.
+    pub op: Op,
+    /// Where.
+    pub ns: Namespace,
+    /// The document key: `_id`, and the shard key where there is one and the source knows it. Absent on barriers.
+    pub key: Option<Doc>,
+    /// The full document: always for inserts and replacements, for updates when the source is asked to have it.
+    pub after: Option<Doc>,
+    /// The document before the change, when the source has it.
+    pub before: Option<Doc>,
+    /// What an update changed.
+    pub change: Option<Change>,
+    /// The new name, for a rename.
+    pub to: Option<Namespace>,
+    /// Cluster time; that of the last entry (the commit) for every event of a transaction.
+    pub time: Timestamp,
+    /// The place within the oplog entry or transaction, counted over all its operations, skipped ones included.
+    pub index: u32,
+    /// Wall clock of the primary, in milliseconds since 1970, where the server gives it.
+    pub wall: Option<i64>,
+    /// The transaction, when the event is a part of one (a retryable write alone is none).
+    pub txn: Option<Arc<Txn>>,
+    /// What the server sent for this event: the oplog entry, the operation inside it, or the change event.
+    pub raw: Doc,
+}
+
+impl Event {
+    /// The canonical position: equal for the same change, whichever source reported it.
+    pub fn id(&self) -> EventId {
+        EventId { time: self.time, index: self.index }
+    }
+    /// How many bytes of the document contents the event carries, roughly: what byte limits count.
+    pub fn size(&self) -> usize {
+        self.raw.as_bytes().len()
+    }
+}
+
+/// Identifies an event within one deployment, and orders it: cluster time, then the index within the entry or
+/// transaction. Written `seconds.increment.index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId {
+    /// Cluster time of the entry, or of the commit.
+    pub time: Timestamp,
+    /// Index among all operations of the entry or transaction.
+    pub index: u32,
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.time.time, self.time.increment, self.index)
+    }
+}
+
+/// Where a reader stands. The token is opaque to all but the source that made it; it names the deployment as well, so
+/// that a source refuses the position of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// What the source needs to resume exactly here.
+    pub token: Doc,
+    /// Cluster time of this place.
+    pub time: Timestamp,
+}
+
+/// An entry that a source could not decode. The rest of the batch is sound.
+#[derive(Debug)]
+pub struct BadEvent {
+    /// How many events of the batch come before it.
+    pub before: usize,
+    /// Cluster time, as far as it could be read.
+    pub time: Timestamp,
+    /// The namespace, as far as it could be read.
+    pub ns: Option<Namespace>,
+    /// What the server sent, byte by byte.
+    pub raw: Doc,
+    /// What is wrong with it, of kind [`ErrorKind::Data`](crate::ErrorKind::Data).
+    pub error: Error,
+}
+
+/// What one read gave.
+#[derive(Debug)]
+pub struct Batch {
+    /// The events, in source order; none for a heartbeat.
+    pub events: Vec<Event>,
+    /// Entries that could not be decoded, in source order.
+    pub bad: Vec<BadEvent>,
+    /// The end of what was *read*, so that filtered events and idle time advance checkpoints too. Always a place from
+    /// which resuming repeats nothing and loses nothing, so never inside a transaction: a transaction that spans several
+    /// batches repeats the position before it until its last batch.
+    pub end: Position,
+    /// The newest cluster time that the server reported with this reply: `head - end.time` is how far behind it is.
+    pub head: Timestamp,
+    /// The size of the reply in bytes, all of which stays in memory until the last event of the batch is dropped.
+    pub bytes: usize,
+}

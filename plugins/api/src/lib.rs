@@ -1,0 +1,38 @@
+//! The plugin contract of oplogue.
+//!
+//! A *source* reads changes and hands them on as [`Batch`]es of normalised [`Event`]s; *transforms* edit or drop
+//! events; a *sink* delivers them; a *checkpoint store* remembers how far a route has come. All four are plugins,
+//! entered in a [`Registry`] under the name that the configuration's `type` key uses.
+//!
+//! The contract is `docs/plugin-contract.md`: numbered clauses, each held by a conformance test in `oplogue-testkit`.
+//! This crate knows no driver and no runtime, so that a plugin depends on nothing it does not use.
+#![deny(missing_docs)]
+
+mod change;
+mod doc;
+mod error;
+mod event;
+mod key;
+mod namespace;
+pub mod oplog;
+mod plugin;
+mod registry;
+mod units;
+
+pub use change::{Change, Path, PathPart, Update};
+pub use doc::Doc;
+pub use error::{Error, ErrorKind, Result};
+pub use event::{BadEvent, Batch, Event, EventId, Op, Position, Txn};
+pub use key::{hash_key, same_key};
+pub use namespace::{Namespace, NamespaceCache};
+pub use plugin::{
+    Checkpoint, CheckpointStore, Failed, Finding, Interest, Ordering, Saved, Severity, Sink, Source, StartAt,
+    Transform, Written,
+};
+pub use registry::{Context, Field, FieldType, Options, Plugin, Registry, StoreBuild};
+pub use registry::{SinkBuild, SourceBuild, TransformBuild};
+pub use units::{ByteSize, Period};
+
+pub use async_trait::async_trait;
+pub use bson;
+pub use bytes;

@@ -1,0 +1,216 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Batch, Error, Event, Position, Result};
+
+/// Where a source begins to read.
+#[derive(Clone, Copy, Debug)]
+pub enum StartAt<'a> {
+    /// Behind this position: a checkpoint, or the end of the last batch read.
+    Position(&'a Position),
+    /// There is no checkpoint: where the source's own option `start` says.
+    Configured,
+    /// At the end of what is there now, whatever `start` says.
+    Now,
+}
+
+/// What the routes want of a source, so that it can leave the rest on the server. A source may give more than it is asked
+/// for: the chain filters again.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Interest {}
+
+/// Reads changes. One value serves one route; it is opened again after every error.
+#[async_trait]
+pub trait Source: Send {
+    /// Connects and fixes the place to read from. Called again after an error of `next`. Returns the position at which
+    /// reading begins: resuming there later gives what the next calls of `next` would have given.
+    ///
+    /// # Errors
+    /// [`PositionLost`](crate::ErrorKind::PositionLost) when the position is not there any more (or belongs to
+    /// another deployment: then [`Operator`](crate::ErrorKind::Operator)); never a silent jump (I4).
+    async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position>;
+
+    /// The next batch, in source order; `None` when a finite source has come to its end. Returns within a few seconds on
+    /// an idle source, with an empty batch whose `end` has moved as far as the source has (a heartbeat).
+    ///
+    /// MUST be cancel-safe: a call that is dropped loses nothing that the next call does not give.
+    async fn next(&mut self) -> Result<Option<Batch>>;
+
+    /// The route's checkpoint is durable up to here: the source may let go of what lies before.
+    async fn committed(&mut self, _upto: &Position) -> Result<()> {
+        Ok(())
+    }
+
+    /// Looks, without changing anything, whether this source could run: server, topology, version, privileges.
+    async fn check(&mut self) -> Vec<Finding>;
+
+    /// Lets go of connections and cursors.
+    async fn close(&mut self) {}
+}
+
+/// Edits, drops or adds events. A function of its input: no I/O, no clock.
+pub trait Transform: Send {
+    /// Transforms the batch in place. Order per key MUST be kept, and `end` left alone.
+    ///
+    /// An event that cannot be transformed is moved to `batch.bad`; an error says that the whole transform is broken.
+    fn apply(&mut self, batch: &mut Batch) -> Result<()>;
+}
+
+/// What a sink asks of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// Events may come in any order, from any number of lanes.
+    Any,
+    /// The events of one document key come in source order; different keys run in parallel lanes.
+    PerKey,
+    /// All events come in source order, in one lane.
+    Total,
+}
+
+/// What became of a write.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The events that are not durable, by index, ascending. All others are.
+    pub failed: Vec<Failed>,
+    /// How many of the others had been delivered before (by an earlier run, or by a twin) and were left out.
+    pub duplicates: u64,
+    /// How many of the others this sink has no use for, such as barriers.
+    pub ignored: u64,
+}
+
+/// An event that a sink did not accept.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its place in the slice given to `write`.
+    pub index: usize,
+    /// Why. Kind `Transient`: will be written again. Kind `Data`: `on_bad_event` decides.
+    pub error: Error,
+}
+
+/// Delivers events.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// The order this sink needs.
+    fn ordering(&self) -> Ordering {
+        Ordering::PerKey
+    }
+
+    /// The most events, and bytes, that one `write` should get. `None`: the engine's own limit.
+    fn max_batch(&self) -> Option<usize> {
+        None
+    }
+
+    /// Connects, and verifies what can be verified. Called before the source is opened, and again after an error.
+    async fn open(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes the events durable, or says which are not.
+    ///
+    /// If an event failed, every later event of the same key in the call MUST be reported as failed too. An `Err` says that
+    /// nothing is known about any of them: all are written again.
+    ///
+    /// `upto` is given to a sink of [`Ordering::Total`] only: the position that the route has reached once these
+    /// events are durable. A sink that can, commits it together with them; it is where its checkpoint store resumes then.
+    async fn write(&self, events: &[Event], upto: Option<&Position>) -> Result<Written>;
+
+    /// Whether the destination can be reached and written to.
+    async fn ping(&self) -> Result<()>;
+
+    /// Flushes and disconnects.
+    async fn close(&self) -> Result<()>;
+
+    /// The store that keeps this sink's checkpoints beside its data, if it can.
+    fn checkpoints(&self) -> Option<Arc<dyn CheckpointStore>> {
+        None
+    }
+
+    /// Looks, without changing anything, whether this sink could run.
+    async fn check(&self) -> Vec<Finding>;
+}
+
+/// A position that is saved, with the number of times that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Where to resume.
+    pub position: Position,
+    /// One more than that of the checkpoint it replaces; 1 for the first. How two writers notice each other.
+    pub generation: u64,
+}
+
+/// The result of saving a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// It is durable.
+    Stored,
+    /// Another writer has been here: this is what is stored now, and it was left alone.
+    Superseded(Checkpoint),
+}
+
+/// Keeps the checkpoints of routes.
+#[async_trait]
+pub trait CheckpointStore: Send + Sync {
+    /// The checkpoint of a route, if there is one.
+    ///
+    /// # Errors
+    /// A stored checkpoint that cannot be read is an error of kind `Operator`, never "none".
+    async fn load(&self, route: &str) -> Result<Option<Checkpoint>>;
+
+    /// Saves durably, if the stored generation is one less than the given one (0 if nothing is stored). Saving once more
+    /// what is stored already is `Stored` too, so that a lost reply does no harm.
+    async fn save(&self, route: &str, checkpoint: &Checkpoint) -> Result<Saved>;
+
+    /// Whether several instances of one route may use this store at the same time, and it keeps the furthest position.
+    /// Then `Superseded` is no conflict: the writer goes on from the generation that it is told.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Sets the checkpoint to `position` whatever is stored, or removes it: `oplogue position set | reset`, with
+    /// the route stopped.
+    async fn reset(&self, route: &str, position: Option<&Position>) -> Result<()>;
+
+    /// Whether the store can be reached and written to, without writing to it.
+    async fn check(&self) -> Vec<Finding>;
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// Runs, but not as one would want.
+    Warning,
+    /// Will not run.
+    Error,
+}
+
+/// What `oplogue check --connect` found.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found, in a sentence without a full stop.
+    pub what: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Finding {
+    /// Something that is as it should be.
+    pub fn ok(what: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Ok, what: what.into(), hint: None }
+    }
+    /// Something that runs, but not as one would want.
+    pub fn warning(what: impl Into<String>, hint: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Warning, what: what.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl From<Error> for Finding {
+    fn from(e: Error) -> Finding {
+        Finding { severity: Severity::Error, what: e.to_string(), hint: e.get_hint().map(str::to_owned) }
+    }
+}

@@ -1,0 +1,2 @@
+//! Tests for plugins: real servers, a cuttable proxy, the conformance kit, fault wrappers.
+#![deny(missing_docs)]

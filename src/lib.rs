@@ -1,0 +1,4 @@
+//! oplogue: a plugin-based change-data-capture router for MongoDB.
+#![deny(missing_docs)]
+
+pub mod config;
