@@ -95,6 +95,16 @@ impl fmt::Display for Path<'_> {
 }
 
 impl Change {
+    /// A copy that shares no memory with the reply it came in.
+    #[must_use]
+    pub fn detach(&self) -> Change {
+        match self {
+            Change::ChangeStream(doc) => Change::ChangeStream(doc.detach()),
+            Change::OplogV1(doc) => Change::OplogV1(doc.detach()),
+            Change::OplogV2(doc) => Change::OplogV2(doc.detach()),
+        }
+    }
+
     /// The change in one shape for all sources.
     ///
     /// # Errors

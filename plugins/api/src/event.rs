@@ -28,8 +28,12 @@ pub enum Op {
     Index,
     /// Barrier: another command (collMod, …); `raw` says which.
     Other,
-    /// Barrier: the route lost its position and went on from a later one; events between are missing.
+    /// Barrier: the route lost its position and went on from a later one; events between are missing. `raw` is
+    /// `{from: Timestamp, to: Timestamp, reason: string}`.
     Gap,
+    /// An event that could not be decoded or delivered, as a dead-letter sink gets it. `raw` is
+    /// `{route: string, error: string, hint?: string, ns?: string, time: Timestamp, event: document | binary}`.
+    DeadLetter,
 }
 
 impl Op {
@@ -52,6 +56,7 @@ impl Op {
             Op::Index => "index",
             Op::Other => "other",
             Op::Gap => "gap",
+            Op::DeadLetter => "deadLetter",
         }
     }
     /// All of them, in the order of their declaration.
@@ -67,6 +72,7 @@ impl Op {
         Op::Index,
         Op::Other,
         Op::Gap,
+        Op::DeadLetter,
     ];
 }
 
@@ -112,6 +118,19 @@ impl Event {
     /// The canonical position: equal for the same change, whichever source reported it.
     pub fn id(&self) -> EventId {
         EventId { time: self.time, index: self.index }
+    }
+    /// A copy that shares no memory with the reply it came in: a few kept events of a large reply would otherwise keep
+    /// all of it.
+    #[must_use]
+    pub fn detach(&self) -> Event {
+        Event {
+            key: self.key.as_ref().map(Doc::detach),
+            after: self.after.as_ref().map(Doc::detach),
+            before: self.before.as_ref().map(Doc::detach),
+            change: self.change.as_ref().map(Change::detach),
+            raw: self.raw.detach(),
+            ..self.clone()
+        }
     }
     /// How many bytes of the document contents the event carries, roughly: what byte limits count.
     pub fn size(&self) -> usize {
