@@ -1,1 +1,14 @@
-//! Plugins.
+//! MongoDB plugins: the `mongo-oplog` and `mongo-change-stream` sources and the `mongo` checkpoint store.
+//!
+//! They share the way to connect ([`client`]), the meaning of server errors ([`errors`]) and the identity of a
+//! deployment ([`identity`]), which every position carries so that the position of another deployment is refused.
+
+mod client;
+mod errors;
+mod identity;
+mod start;
+
+use oplogue_api::Registry;
+
+/// Enters the plugins of this crate.
+pub fn register(_r: &mut Registry) {}

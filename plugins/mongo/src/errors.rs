@@ -1,0 +1,129 @@
+//! What the errors of driver and server mean, told by their codes and never by their text: texts change between versions
+//! and quote documents (I8).
+
+use mongodb::error::{Error as MongoError, ErrorKind, WriteFailure};
+use oplogue_api::Error;
+
+/// What was being done. Some codes mean a damaged position while resuming and something else otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Looking at the server: hello, versions, identity, `check`.
+    Check,
+    /// Opening a cursor without a position.
+    Open,
+    /// Opening a cursor at a position, until its first reply has come.
+    Resume,
+    /// Reading on.
+    Read,
+    /// Reading or writing a checkpoint.
+    Store,
+}
+
+impl Phase {
+    fn doing(self) -> &'static str {
+        match self {
+            Phase::Check => "while looking at the server",
+            Phase::Open => "while opening the cursor",
+            Phase::Resume => "while resuming",
+            Phase::Read => "while reading",
+            Phase::Store => "at the checkpoint store",
+        }
+    }
+}
+
+/// The code of a server error, wherever the driver keeps it.
+pub(crate) fn code(e: &MongoError) -> Option<i32> {
+    match e.kind.as_ref() {
+        ErrorKind::Command(c) => Some(c.code),
+        ErrorKind::Write(WriteFailure::WriteError(w)) => Some(w.code),
+        ErrorKind::Write(WriteFailure::WriteConcernError(w)) => Some(w.code),
+        _ => None,
+    }
+}
+
+/// The error as the engine needs it: kind, message without document contents, hint.
+pub(crate) fn classify(e: MongoError, phase: Phase) -> Error {
+    if let Some(code) = code(&e) {
+        return server(code, &e, phase);
+    }
+    let doing = phase.doing();
+    match e.kind.as_ref() {
+        // The text names hosts and states, nothing else.
+        ErrorKind::ServerSelection { message, .. } => Error::transient(format!("no MongoDB server {doing}: {message}"))
+            .hint("check that the servers of the URI run, can be reached from here, and have a primary"),
+        ErrorKind::Io(io) => Error::transient(format!("connection to MongoDB lost {doing}: {io}")),
+        ErrorKind::ConnectionPoolCleared { .. } => Error::transient(format!("connection to MongoDB lost {doing}")),
+        ErrorKind::DnsResolve { .. } => Error::transient(format!("name resolution failed {doing}")),
+        ErrorKind::Authentication { .. } => authentication(),
+        ErrorKind::InvalidTlsConfig { .. } => Error::operator(format!("TLS cannot be set up {doing}"))
+            .hint("check tlsCAFile, tlsCertificateKeyFile and the server's certificate"),
+        ErrorKind::IncompatibleServer { .. } => {
+            Error::operator("the server is older than MongoDB 4.4").hint("oplogue reads MongoDB 4.4 and later")
+        }
+        ErrorKind::InvalidResponse { .. } | ErrorKind::Bson(_) => {
+            Error::transient(format!("MongoDB sent a reply that cannot be read {doing}"))
+        }
+        ErrorKind::SessionsNotSupported => Error::operator("the server does not support sessions").hint(STANDALONE),
+        ErrorKind::Shutdown => Error::bug(format!("the MongoDB client was used after it was shut down, {doing}")),
+        // Everything else is made by the driver from what it was given: a fault here, not at the server.
+        _ => Error::bug(format!("the MongoDB driver refused a call {doing}")),
+    }
+}
+
+const STANDALONE: &str = "start mongod with --replSet NAME and run rs.initiate() once; a set of one member is enough";
+
+fn authentication() -> Error {
+    Error::operator("MongoDB refused the user name or the password")
+        .hint("check the credentials and authSource in the URI; special characters must be percent-encoded")
+}
+
+fn server(code: i32, e: &MongoError, phase: Phase) -> Error {
+    let what = |text: &str| format!("{text} (MongoDB error {code} {})", phase.doing());
+    match code {
+        // History is gone, in any phase; 280 also when the token is not found, 464 when its shard was removed.
+        286 | 280 | 464 => Error::position_lost(what("the place to resume from is no longer in the oplog"))
+            .hint("events since the checkpoint are lost to this route; enlarge the oplog (replSetResizeOplog) or keep stops shorter, then set on_position_lost, or reset the position and resync"),
+        // A damaged token. Elsewhere these codes are about the command, see below.
+        260 | 9 | 15 | 40647 | 50811 if phase == Phase::Resume => {
+            Error::position_lost(what("the server does not accept the stored resume token"))
+                .hint("the checkpoint is damaged or comes from another server; reset the position and resync")
+        }
+        13 => Error::operator(what("the user lacks a privilege"))
+            .hint("grant the user `find` and `changeStream` on what is read (role `read` on the databases, `readAnyDatabase` for the deployment), `read` on `local` for the oplog, `readWrite` on the checkpoint database"),
+        18 | 11 | 8000 => authentication(),
+        40573 => Error::operator(what("the server is a standalone mongod: it has no oplog and no change streams"))
+            .hint(STANDALONE),
+        10334 => Error::data(what("a change event is larger than the 16 MB that a reply can hold"))
+            .hint("use full_document = \"default\", or a server with $changeStreamSplitLargeEvent (6.0.9 or later), or the mongo-oplog source"),
+        47 | 51770 => Error::operator(what("a document image that the source requires was not stored"))
+            .hint("set full_document and full_document_before_change to \"when-available\", or enable changeStreamPreAndPostImages on the collection and reset the position"),
+        // Interrupted work, elections, shutdown, stale routing, overload, time limits, lost cursors.
+        6 | 7 | 24 | 43 | 46 | 50 | 63 | 64 | 89 | 91 | 112 | 133 | 134 | 136 | 150 | 189 | 202 | 234 | 237 | 262
+        | 290 | 317 | 365 | 384 | 391 | 462 | 9001 | 10058 | 10107 | 11600 | 11601 | 11602 | 13388 | 13435 | 13436 => {
+            Error::transient(what("MongoDB interrupted the operation"))
+        }
+        _ if ["ResumableChangeStreamError", "RetryableWriteError", "TransientTransactionError"]
+            .iter()
+            .any(|label| e.contains_label(label)) =>
+        {
+            Error::transient(what("MongoDB interrupted the operation"))
+        }
+        _ if e.contains_label("NonResumableChangeStreamError") => {
+            Error::position_lost(what("the change stream cannot be resumed"))
+                .hint("reset the position and resync, or set on_position_lost")
+        }
+        40674 => Error::bug(what("contradicting resume options")),
+        2 | 9 | 14 | 20 | 40 | 59 | 72 | 73 | 115 | 40324 | 40415 | 40575 | 7182802 => {
+            Error::operator(what("the server does not accept an option of this source"))
+                .hint("the server may be too old for an option; compare the configuration with the server version")
+        }
+        26 => Error::operator(what("the namespace does not exist")),
+        100 => Error::operator(what("the write concern cannot be met")),
+        _ => Error::transient(what("MongoDB reported an error")),
+    }
+}
+
+/// Whether the server does not know a stage, a field or a value of a command: a capability that is missing.
+pub(crate) fn is_unknown_option(e: &MongoError) -> bool {
+    matches!(code(e), Some(2 | 9 | 72 | 40324 | 40415 | 40575))
+}
