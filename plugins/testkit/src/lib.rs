@@ -1,2 +1,3 @@
 //! Tests for plugins: real servers, a cuttable proxy, the conformance kit, fault wrappers.
 #![deny(missing_docs)]
+pub mod sample;
