@@ -62,12 +62,14 @@ impl Field {
 }
 
 /// Where a plugin is built for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Context {
     /// The name of the table in the configuration: `meteor` for `[sinks.meteor]`.
     pub name: String,
     /// The route it will serve; `None` when it is built only to be checked.
     pub route: Option<String>,
+    /// The name of the source of that route: what a sink tells its readers where an event came from.
+    pub source: Option<String>,
     /// `[state] dir`.
     pub state_dir: PathBuf,
 }
