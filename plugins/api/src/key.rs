@@ -156,6 +156,8 @@ mod tests {
         let half: Decimal128 = "0.5".parse().unwrap();
         assert_eq!(hash_key(&key(0.5)), hash_key(&key(half)));
         assert_eq!(hash_key(&key(doc! {"a": 1})), hash_key(&key(doc! {"a": 1.0})));
+        let sharded = RawDocumentBuf::try_from(&doc! {"region": "eu", "_id": 1}).unwrap();
+        assert_eq!(hash_key(&sharded), hash_key(&key(1)));
     }
 
     #[test]
