@@ -1,1 +1,15 @@
-//! Plugins.
+//! Bundled plugins that need no server: the `stdout` and `null` sinks, the `filter` transform, the `file` checkpoint
+//! store and the `bson-dump` source.
+#![deny(missing_docs)]
+
+mod null;
+
+use oplogue_api::Registry;
+
+/// Enters the plugins of this crate.
+///
+/// # Panics
+/// When one of their names is taken.
+pub fn register(r: &mut Registry) {
+    null::register(r);
+}
