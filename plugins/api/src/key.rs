@@ -3,22 +3,30 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bson::{RawBsonRef, RawDocument};
 
 /// A hash of a document key under MongoDB's own notion of equality: `1`, `1.0` and `NumberLong(1)` are one key, and
-/// so hash alike. Stable within a process only.
+/// so hash alike. Only `_id` counts where there is one: a source may know the shard key for one event of a document and
+/// not for the next, and both must meet in one lane. Stable within a process only.
 pub fn hash_key(key: &RawDocument) -> u64 {
     let mut h = DefaultHasher::new();
-    hash_doc(key, &mut h);
+    hash_id(key, &mut h);
     h.finish()
 }
 
-/// Whether two document keys name the same document.
+/// Whether two document keys name the same document, by `_id` like [`hash_key`].
 pub fn same_key(a: &RawDocument, b: &RawDocument) -> bool {
     a.as_bytes() == b.as_bytes() || canonical(a) == canonical(b)
 }
 
-fn canonical(doc: &RawDocument) -> Vec<u8> {
+fn canonical(key: &RawDocument) -> Vec<u8> {
     let mut sink = Collect(Vec::new());
-    hash_doc(doc, &mut sink);
+    hash_id(key, &mut sink);
     sink.0
+}
+
+fn hash_id(key: &RawDocument, h: &mut impl Hasher) {
+    match key.get("_id") {
+        Ok(Some(id)) => hash_value(id, h),
+        _ => hash_doc(key, h),
+    }
 }
 
 struct Collect(Vec<u8>);
