@@ -1,0 +1,440 @@
+//! One run of a route: from opening both ends to closing them.
+
+use std::{sync::Arc, time::Duration};
+
+use bson::{RawDocumentBuf, Timestamp, cstr};
+use oplogue_api::{
+    Batch, Context, Error, ErrorKind, Event, Interest, Namespace, Op, Ordering, Position, Result, Sink, Source, StartAt,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    backoff::Backoff,
+    bad::BadEvents,
+    checkpoint::Saver,
+    lane::{self, LaneShared},
+    reader::{ReadEnd, Reader},
+    status::RouteStatus,
+    tracker::Tracker,
+    window::Window,
+};
+use crate::{
+    config::{CheckpointPlan, OnBadEvent, OnPositionLost, RoutePlan},
+    telemetry::metrics::{Outcome, Place, RouteMetrics},
+};
+
+/// A route: its plan and its instruments, which outlive its runs.
+pub struct Route {
+    pub plan: RoutePlan,
+    pub status: Arc<RouteStatus>,
+    pub metrics: Arc<RouteMetrics>,
+    pub stop: CancellationToken,
+    pub grace: Duration,
+}
+
+/// How a run ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteEnd {
+    /// The source is finite and everything in it was delivered, or the destination was closed on purpose.
+    Finished,
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// Both ends, open, and the place to begin.
+struct Opened {
+    source: Box<dyn Source>,
+    saver: Saver,
+    position: Position,
+    /// Set when the route could not resume where it was: what to tell the sink.
+    gap: Option<Batch>,
+}
+
+impl Route {
+    /// Runs the route once: until its end, the stop, or an error that only the supervisor can judge.
+    pub async fn run(&self) -> Result<RouteEnd> {
+        let context = Context {
+            name: self.plan.sink.name.clone(),
+            route: Some(self.plan.name.clone()),
+            source: Some(self.plan.source.name.clone()),
+            state_dir: self.plan.state_dir.clone(),
+        };
+        let sink = self.plan.sink.build(&context)?;
+        let result = self.run_with(&context, &sink).await;
+        match tokio::time::timeout(Duration::from_secs(5), sink.close()).await {
+            Ok(Ok(())) => {}
+            // Everything that was promised is durable already; a failing close is worth a line, not the route's result.
+            Ok(Err(e)) => warn!(route = self.plan.name, error = %e, "closing the sink failed"),
+            Err(_) => warn!(route = self.plan.name, "closing the sink took too long"),
+        }
+        result
+    }
+
+    async fn run_with(&self, context: &Context, sink: &Arc<dyn Sink>) -> Result<RouteEnd> {
+        let opened = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(RouteEnd::Stopped),
+            opened = self.open(context, sink) => opened?,
+        };
+        let bad = Arc::new(self.bad_events(context).await?);
+        let chain =
+            self.plan
+                .via
+                .iter()
+                .map(|node| node.build(&Context { name: node.name.clone(), ..context.clone() }))
+                .collect::<Result<_>>()?;
+
+        let tracker = Tracker::default();
+        let ordering = sink.ordering();
+        let count = if ordering == Ordering::Total { 1 } else { self.plan.lanes.max(1) };
+        let shared = Arc::new(LaneShared {
+            route: self.plan.name.clone(),
+            sink: Arc::clone(sink),
+            bad: Arc::clone(&bad),
+            max_batch: sink.max_batch().unwrap_or(usize::MAX).min(self.plan.max_batch).max(1),
+            tracker: tracker.clone(),
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(&self.metrics),
+        });
+        let mut lanes = JoinSet::new();
+        let mut senders = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (sender, queue) = mpsc::unbounded_channel();
+            senders.push(sender);
+            lanes.spawn(lane::run(Arc::clone(&shared), queue));
+        }
+        let (committed, watching) = watch::channel(None);
+        let stop_reading = self.stop.child_token();
+        let mut reader = Reader {
+            route: self.plan.name.clone(),
+            source: opened.source,
+            chain,
+            bad,
+            lanes: senders,
+            ordering,
+            tracker: tracker.clone(),
+            window: Window::new(self.plan.max_in_flight),
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(&self.metrics),
+            committed: watching,
+            stop: stop_reading.clone(),
+            turn: 0,
+        };
+        self.status.started(&opened.position);
+        info!(
+            route = self.plan.name,
+            time = opened.position.time.time,
+            increment = opened.position.time.increment,
+            "running from this cluster time"
+        );
+        let reading = tokio::spawn(async move {
+            if let Some(gap) = opened.gap {
+                reader.hand_over(gap).await?;
+            }
+            reader.run(opened.position).await
+        });
+        let run = Run { route: self, tracker, committed, saver: opened.saver, lanes, reading, stop_reading };
+        run.supervise().await
+    }
+
+    /// Opens sink, checkpoint store and source, trying again for as long as it takes.
+    async fn open(&self, context: &Context, sink: &Arc<dyn Sink>) -> Result<Opened> {
+        self.patiently(Place::Sink, || sink.open()).await?;
+        let (store, place) = match (&self.plan.checkpoint, sink.checkpoints()) {
+            (CheckpointPlan::Sink(_), Some(store)) => (store, "the sink"),
+            (CheckpointPlan::Sink(node) | CheckpointPlan::Store(node), _) => {
+                (node.build(&Context { name: node.name.clone(), ..context.clone() })?, node.kind)
+            }
+        };
+        let mut saver =
+            self.patiently(Place::Checkpoint, || Saver::load(Arc::clone(&store), &self.plan.name)).await?;
+        let mut source =
+            self.plan.source.build(&Context { name: self.plan.source.name.clone(), ..context.clone() })?;
+        let Some(saved) = saver.saved().cloned() else {
+            info!(route = self.plan.name, checkpoint = place, "no checkpoint yet; starting where `start` says");
+            let position = self.open_source(&mut source, None).await?;
+            // Durable before anything is read, so that neither a crash nor a twin of this route begins elsewhere.
+            self.save_patiently(&mut saver, &position).await?;
+            if saver.saved() != Some(&position) {
+                // A twin was first: begin where it began.
+                let twin = saver.saved().cloned().unwrap_or(position);
+                let position = self.open_source(&mut source, Some(&twin)).await?;
+                return Ok(Opened { source, saver, position, gap: None });
+            }
+            return Ok(Opened { source, saver, position, gap: None });
+        };
+        match self.open_source(&mut source, Some(&saved)).await {
+            Ok(position) => Ok(Opened { source, saver, position, gap: None }),
+            Err(e) if e.kind() == ErrorKind::PositionLost && self.plan.on_position_lost == OnPositionLost::FromNow => {
+                let position = self.open_now(&mut source).await?;
+                // I4: seen in the log, the metrics and by the sink.
+                error!(
+                    route = self.plan.name,
+                    from = saved.time.time,
+                    to = position.time.time,
+                    error = %e,
+                    "the position is lost; going on from now, and what lies between is missing"
+                );
+                self.metrics.gap();
+                let gap = gap_batch(saved.time, &position, &e);
+                Ok(Opened { source, saver, position, gap: Some(gap) })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn open_source(&self, source: &mut Box<dyn Source>, from: Option<&Position>) -> Result<Position> {
+        let mut backoff = Backoff::new();
+        loop {
+            let at = from.map_or(StartAt::Configured, StartAt::Position);
+            match source.open(at, &Interest::default()).await {
+                Ok(position) => return Ok(position),
+                Err(e) => self.wait(Place::Source, e, &mut backoff).await?,
+            }
+        }
+    }
+
+    async fn open_now(&self, source: &mut Box<dyn Source>) -> Result<Position> {
+        let mut backoff = Backoff::new();
+        loop {
+            match source.open(StartAt::Now, &Interest::default()).await {
+                Ok(position) => return Ok(position),
+                Err(e) => self.wait(Place::Source, e, &mut backoff).await?,
+            }
+        }
+    }
+
+    async fn save_patiently(&self, saver: &mut Saver, position: &Position) -> Result<()> {
+        let mut backoff = Backoff::new();
+        loop {
+            match saver.save(position).await {
+                Ok(()) => return Ok(()),
+                Err(e) => self.wait(Place::Checkpoint, e, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Calls until it works or fails for another reason than a passing one.
+    async fn patiently<T, F: Future<Output = Result<T>>>(&self, place: Place, mut call: impl FnMut() -> F) -> Result<T> {
+        let mut backoff = Backoff::new();
+        loop {
+            match call().await {
+                Ok(value) => return Ok(value),
+                Err(e) => self.wait(place, e, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Waits before the next try after a passing error; returns every other one.
+    async fn wait(&self, place: Place, error: Error, backoff: &mut Backoff) -> Result<()> {
+        if error.kind() != ErrorKind::Transient {
+            return Err(error);
+        }
+        if backoff.tries() == 0 {
+            warn!(route = self.plan.name, place = place.name(), error = %error, "not reached yet; trying again");
+        }
+        self.metrics.retry(place, error.kind());
+        self.status.retrying(&error);
+        tokio::time::sleep(backoff.next_wait()).await;
+        Ok(())
+    }
+
+    async fn bad_events(&self, context: &Context) -> Result<BadEvents> {
+        Ok(match &self.plan.on_bad_event {
+            OnBadEvent::Stop => BadEvents::Stop,
+            OnBadEvent::Skip => BadEvents::Skip,
+            OnBadEvent::DeadLetter(node) => {
+                let sink = node.build(&Context { name: node.name.clone(), ..context.clone() })?;
+                self.patiently(Place::DeadLetter, || sink.open()).await?;
+                BadEvents::DeadLetter(sink)
+            }
+        })
+    }
+}
+
+/// A run in progress.
+struct Run<'a> {
+    route: &'a Route,
+    tracker: Tracker,
+    committed: watch::Sender<Option<Position>>,
+    saver: Saver,
+    lanes: JoinSet<Result<()>>,
+    reading: JoinHandle<Result<ReadEnd>>,
+    stop_reading: CancellationToken,
+}
+
+impl Run<'_> {
+    /// Saves checkpoints while reader and lanes run; ends when either does.
+    async fn supervise(mut self) -> Result<RouteEnd> {
+        let mut tick = tokio::time::interval(self.route.plan.checkpoint_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut read: Option<Result<ReadEnd>> = None;
+        let mut failure: Option<Error> = None;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut self.reading, if read.is_none() => {
+                    read = Some(ended.unwrap_or_else(|e| Err(panicked("the source or a transform", e))));
+                    break;
+                }
+                Some(ended) = self.lanes.join_next() => {
+                    if let Err(e) = ended.unwrap_or_else(|e| Err(panicked("the sink", e))) {
+                        failure = Some(e);
+                        break;
+                    }
+                }
+                _ = tick.tick() => {
+                    if let Err(e) = self.save().await {
+                        failure = Some(e);
+                        break;
+                    }
+                }
+            }
+        }
+        // Stop reading, let the lanes finish what they have, save how far that came.
+        self.stop_reading.cancel();
+        let deadline = Instant::now() + self.route.grace;
+        let read = match read {
+            Some(read) => read,
+            None => {
+                let ended = tokio::time::timeout_at(deadline, &mut self.reading).await;
+                if ended.is_err() {
+                    self.reading.abort();
+                }
+                Ok(ReadEnd::Stopped)
+            }
+        };
+        let finished = self.drain(deadline, &read, &mut failure).await;
+        if let Err(e) = self.save_last().await {
+            failure.get_or_insert(e);
+        }
+        match (failure, read) {
+            (Some(e), _) if e.is_ended() => {
+                info!(route = self.route.plan.name, "{e}");
+                Ok(RouteEnd::Finished)
+            }
+            // A lane's own error says more than what the reader saw of it.
+            (Some(e), _) | (None, Err(e)) => Err(e),
+            (None, Ok(ReadEnd::Stopped)) => {
+                if !finished {
+                    warn!(
+                        route = self.route.plan.name,
+                        "stopped before everything that was read could be delivered; it will be read again"
+                    );
+                }
+                Ok(RouteEnd::Stopped)
+            }
+            (None, Ok(ReadEnd::Finished)) => Ok(RouteEnd::Finished),
+        }
+    }
+
+    /// Waits for the lanes. A finite source's last events are waited for without a limit, but for the process' stop.
+    async fn drain(
+        &mut self,
+        deadline: Instant,
+        read: &Result<ReadEnd>,
+        failure: &mut Option<Error>,
+    ) -> bool {
+        let unlimited = matches!(read, Ok(ReadEnd::Finished)) && failure.is_none();
+        let limit = async {
+            if unlimited {
+                self.route.stop.cancelled().await;
+                tokio::time::sleep(self.route.grace).await;
+            } else {
+                tokio::time::sleep_until(deadline).await;
+            }
+        };
+        tokio::pin!(limit);
+        loop {
+            tokio::select! {
+                ended = self.lanes.join_next() => match ended {
+                    None => return self.tracker.is_drained(),
+                    Some(ended) => {
+                        if let Err(e) = ended.unwrap_or_else(|e| Err(panicked("the sink", e))) {
+                            failure.get_or_insert(e);
+                        }
+                    }
+                },
+                () = &mut limit => {
+                    self.lanes.shutdown().await;
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn save(&mut self) -> Result<()> {
+        let Some(mark) = self.tracker.mark() else {
+            self.route.metrics.checkpoint_saved(true);
+            return Ok(());
+        };
+        // I1: the mark is what every part of every earlier batch was delivered up to.
+        match self.saver.save(&mark).await {
+            Ok(()) => {
+                self.route.metrics.checkpoint_saved(true);
+                self.route.status.checkpointed(mark.time);
+                self.committed.send_if_modified(|committed| {
+                    let changed = committed.as_ref() != Some(&mark);
+                    *committed = Some(mark);
+                    changed
+                });
+                Ok(())
+            }
+            Err(e) => {
+                self.route.metrics.checkpoint_saved(false);
+                self.route.metrics.retry(Place::Checkpoint, e.kind());
+                if e.kind() == ErrorKind::Transient {
+                    warn!(route = self.route.plan.name, error = %e, "the checkpoint was not saved; trying again");
+                    return Ok(());
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn save_last(&mut self) -> Result<()> {
+        match tokio::time::timeout(Duration::from_secs(5), self.save()).await {
+            Ok(result) => result,
+            Err(_) => {
+                warn!(route = self.route.plan.name, "the last checkpoint was not saved in time; some events will repeat");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a panic or a cancelled task comes to. The panic's own message has been logged by the panic hook.
+fn panicked(what: &str, e: tokio::task::JoinError) -> Error {
+    if e.is_cancelled() { Error::transient(format!("{what} was stopped")) } else { Error::bug(format!("{what} panicked")) }
+}
+
+/// The event that tells a sink that others are missing.
+fn gap_batch(from: Timestamp, position: &Position, error: &Error) -> Batch {
+    let mut raw = RawDocumentBuf::new();
+    raw.append(cstr!("from"), from);
+    raw.append(cstr!("to"), position.time);
+    raw.append(cstr!("reason"), error.to_string());
+    let event = Event {
+        op: Op::Gap,
+        ns: Namespace::new(""),
+        key: None,
+        after: None,
+        before: None,
+        change: None,
+        to: None,
+        time: position.time,
+        // Behind whatever else has this time: it was all skipped.
+        index: u32::MAX,
+        wall: None,
+        txn: None,
+        raw: raw.into(),
+    };
+    let bytes = event.size();
+    Batch { events: vec![event], bad: Vec::new(), end: position.clone(), head: position.time, bytes }
+}

@@ -1,0 +1,83 @@
+//! Keeps a route running, and decides when it must not.
+
+use std::{collections::VecDeque, time::Duration};
+
+use oplogue_api::{Error, ErrorKind, Result};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{
+    backoff::Backoff,
+    route::{Route, RouteEnd},
+};
+
+/// A route is given up after this many restarts for a bug ...
+const MOST_RESTARTS: usize = 5;
+/// ... within this time.
+const RESTART_WINDOW: Duration = Duration::from_secs(600);
+
+/// Runs a route until it ends, is stopped, or fails for good.
+///
+/// The table from error to action, for what the reader and the lanes did not mend themselves: `Transient` runs the route
+/// again from its checkpoint; `Bug` too, up to a limit; `Operator`, `Data` and `PositionLost` stop it, since the
+/// policies of the route have been asked before. I5: nothing here touches another route.
+pub async fn keep_running(route: Route) -> Result<RouteEnd> {
+    let name = &route.plan.name;
+    let mut restarts: VecDeque<Instant> = VecDeque::new();
+    let mut backoff = Backoff::new();
+    loop {
+        let started = Instant::now();
+        let failed = match route.run().await {
+            Ok(end) => {
+                info!(route = name, "{}", if end == RouteEnd::Finished { "finished" } else { "stopped" });
+                route.status.finished();
+                return Ok(end);
+            }
+            Err(e) => e,
+        };
+        if route.stop.is_cancelled() && failed.kind() == ErrorKind::Transient {
+            return Ok(RouteEnd::Stopped);
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            backoff.reset();
+        }
+        match failed.kind() {
+            ErrorKind::Transient => {
+                warn!(route = name, error = %failed, "starting the route again from its checkpoint");
+            }
+            ErrorKind::Bug => {
+                let now = Instant::now();
+                restarts.retain(|at| now.duration_since(*at) < RESTART_WINDOW);
+                if restarts.len() >= MOST_RESTARTS {
+                    let e = failed
+                        .at(format!("gave up after {MOST_RESTARTS} restarts in {} minutes", RESTART_WINDOW.as_secs() / 60))
+                        .hint("this is a fault in oplogue or in a plugin: please report it with the log around it");
+                    return Err(stop(&route, e));
+                }
+                restarts.push_back(now);
+                error!(route = name, error = %failed, "a bug; starting the route again from its checkpoint");
+            }
+            ErrorKind::Operator | ErrorKind::Data | ErrorKind::PositionLost => {
+                return Err(stop(&route, failed));
+            }
+        }
+        route.metrics.restarted();
+        route.status.retrying(&failed);
+        tokio::select! {
+            () = route.stop.cancelled() => return Ok(RouteEnd::Stopped),
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+}
+
+fn stop(route: &Route, e: Error) -> Error {
+    error!(
+        route = route.plan.name,
+        error = %e,
+        kind = e.kind().name(),
+        hint = e.get_hint().unwrap_or("none"),
+        "the route has stopped; the others run on"
+    );
+    route.status.stopped(&e);
+    e
+}
