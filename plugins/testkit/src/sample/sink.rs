@@ -227,7 +227,7 @@ impl MemorySink {
                     op: event.op,
                     ns: event.ns.clone(),
                     key: event.key.as_ref().map(Doc::detach),
-                    event: event.clone(),
+                    event: event.detach(),
                     write,
                 }),
             }
