@@ -1,0 +1,175 @@
+//! oplogue's own tables: `[http]`, `[state]`, `[log]`, `[engine]`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use oplogue_api::{Field, FieldType};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    LogPlan,
+    fields::{Checked, check, kind_name, listing},
+    report::{Report, Span},
+};
+
+pub(super) static HTTP: [Field; 1] = [Field::new(
+    "listen",
+    FieldType::String,
+    "Address and port for /metrics, /healthz, /readyz and /api/v1/routes. The table alone switches them on.",
+)
+.default("\"127.0.0.1:9100\"")];
+
+pub(super) static STATE: [Field; 1] =
+    [Field::new("dir", FieldType::String, "Folder of the file checkpoints.").default("\"./oplogue-state\"")];
+
+pub(super) static LOG: [Field; 2] = [
+    Field::new(
+        "level",
+        FieldType::String,
+        "error, warn, info, debug, trace or off; or a filter such as \"info,oplogue=debug\".",
+    )
+    .default("\"info\""),
+    Field::new("format", FieldType::OneOf(&["text", "json"]), "Text on a terminal and JSON otherwise, when absent."),
+];
+
+pub(super) static ENGINE: [Field; 3] = [
+    Field::new("shutdown_grace", FieldType::Duration, "How long events in flight may take to be delivered at the end.")
+        .default("\"10s\""),
+    Field::new("max_batch", FieldType::Integer, "The most events in one write of a sink.").default("1000"),
+    Field::new(
+        "checkpoint_interval",
+        FieldType::Duration,
+        "How often a checkpoint is saved, at the most; 100ms or more.",
+    )
+    .default("\"1s\""),
+];
+
+/// The longest `shutdown_grace` and `checkpoint_interval`.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What these tables come to.
+pub(super) struct Settings {
+    pub http: Option<SocketAddr>,
+    pub log: LogPlan,
+    pub shutdown_grace: Duration,
+    pub max_batch: usize,
+    pub checkpoint_interval: Duration,
+    pub state_dir: PathBuf,
+}
+
+/// A table of the top level, and the place of its head.
+pub(super) fn table<'t, 'i>(
+    report: &mut Report<'_>,
+    root: &'t DeTable<'i>,
+    name: &str,
+) -> Option<(&'t DeTable<'i>, Span)> {
+    let (key, value) = root.get_key_value(name)?;
+    as_table(report, value, &key.span(), &format!("`{name}` must be a table"), &format!("write `[{name}]`"))
+}
+
+/// A value that must be a table, and the place of its head.
+pub(super) fn as_table<'t, 'i>(
+    report: &mut Report<'_>,
+    value: &'t Spanned<DeValue<'i>>,
+    key: &Span,
+    message: &str,
+    help: &str,
+) -> Option<(&'t DeTable<'i>, Span)> {
+    match value.get_ref() {
+        // An inline table has its braces for a span, a table under a head the head.
+        DeValue::Table(table) => {
+            let span = value.span();
+            let is_inline = report.text.get(span.clone()).is_some_and(|s| s.starts_with('{'));
+            Some((table, if is_inline { key.clone() } else { span }))
+        }
+        other => {
+            report.hide(value);
+            report.error(key, format!("{message}, not {}", kind_name(other)), Some(help.to_owned()));
+            None
+        }
+    }
+}
+
+pub(super) fn read(report: &mut Report<'_>, root: &DeTable<'_>, stores: &[&str]) -> Settings {
+    let section = |report: &mut Report<'_>, name: &str, fields: &'static [Field], beside: &[&str]| match table(
+        report, root, name,
+    ) {
+        Some((found, head)) => check(report, found, fields, beside, &format!("`[{name}]`"), &head),
+        None => Checked::defaults(fields),
+    };
+    let http = section(report, "http", &HTTP, &[]);
+    let state = section(report, "state", &STATE, stores);
+    let log = section(report, "log", &LOG, &[]);
+    let engine = section(report, "engine", &ENGINE, &[]);
+
+    within(report, &engine, "shutdown_grace", Duration::ZERO, LONGEST);
+    within(report, &engine, "checkpoint_interval", Duration::from_millis(100), LONGEST);
+    between(report, &engine, "max_batch", 1, 1_000_000);
+    if let Some(dir) = state.text("dir")
+        && dir.value.trim().is_empty()
+    {
+        report.error(&dir.span, "`dir` must not be empty", Some("write `.` for the current folder".into()));
+    }
+    Settings {
+        http: root.contains_key("http").then(|| listen(report, &http)).flatten(),
+        log: LogPlan { level: level(report, &log), json: log.text("format").map(|f| f.value == "json") },
+        shutdown_grace: engine.period("shutdown_grace"),
+        max_batch: engine.integer("max_batch").max(1) as usize,
+        checkpoint_interval: engine.period("checkpoint_interval"),
+        state_dir: PathBuf::from(state.string("dir").unwrap_or_default()),
+    }
+}
+
+/// Checks the range of a number.
+pub(super) fn between(report: &mut Report<'_>, checked: &Checked, name: &str, least: i64, most: i64) {
+    if let Some(span) = checked.span(name)
+        && !(least..=most).contains(&checked.integer(name))
+    {
+        report.error(span, format!("`{name}` must be from {least} to {most}"), None);
+    }
+}
+
+fn within(report: &mut Report<'_>, checked: &Checked, name: &str, least: Duration, most: Duration) {
+    if let Some(span) = checked.span(name)
+        && !(least..=most).contains(&checked.period(name))
+    {
+        report.error(span, format!("`{name}` must be from {least:?} to {}h", most.as_secs() / 3600), None);
+    }
+}
+
+fn listen(report: &mut Report<'_>, http: &Checked) -> Option<SocketAddr> {
+    let text = http.string("listen")?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            if let Some(wrong) = http.text("listen") {
+                let help = match text.strip_prefix(':').map(str::parse::<u16>) {
+                    Some(Ok(port)) => format!("write \"0.0.0.0:{port}\" for all addresses of this machine"),
+                    _ => "write an IP address and a port, such as \"127.0.0.1:9100\" or \"[::1]:9100\"".into(),
+                };
+                report.error(&wrong.span, "`listen` must be an IP address with a port", Some(help));
+            }
+            None
+        }
+    }
+}
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+fn level(report: &mut Report<'_>, log: &Checked) -> Option<String> {
+    let level = log.text("level")?;
+    let is_word = level.value.bytes().all(|b| b.is_ascii_alphanumeric());
+    // A filter takes a mistyped level for the name of a module, and then logs nothing: so a lone word must be a level.
+    let is_right = match is_word {
+        true => LEVELS.contains(&level.value.to_ascii_lowercase().as_str()),
+        false => tracing_subscriber::EnvFilter::try_new(&level.value).is_ok(),
+    };
+    if !is_right {
+        let help = super::fields::did_you_mean(&level.written, LEVELS)
+            .unwrap_or_else(|| listing("levels", LEVELS) + "; or a filter such as \"info,oplogue=debug\"");
+        report.error(&level.span, "`level` is no log level and no filter", Some(help));
+    }
+    Some(level.value.clone())
+}
