@@ -2,6 +2,7 @@
 //! store and the `bson-dump` source.
 #![deny(missing_docs)]
 
+mod extjson;
 mod null;
 
 use oplogue_api::Registry;
