@@ -99,8 +99,10 @@ impl LaneShared {
                     let accepted = check_failed(&written, events.len())?;
                     self.metrics.count(Outcome::Duplicate, written.duplicates);
                     self.metrics.count(Outcome::Ignored, written.ignored);
-                    self.metrics
-                        .count(Outcome::Delivered, (accepted as u64).saturating_sub(written.duplicates + written.ignored));
+                    self.metrics.count(
+                        Outcome::Delivered,
+                        (accepted as u64).saturating_sub(written.duplicates + written.ignored),
+                    );
                     if written.failed.is_empty() {
                         break;
                     }
@@ -111,9 +113,7 @@ impl LaneShared {
                 }
                 Err(e) if e.kind() == ErrorKind::Data => {
                     if let [event] = events.as_slice() {
-                        self.bad
-                            .dispose(&self.route, Rejected::event(event, &e), &self.status, &self.metrics)
-                            .await?;
+                        self.bad.dispose(&self.route, Rejected::event(event, &e), &self.status, &self.metrics).await?;
                         break;
                     }
                     // The sink does not say which: find it by writing one at a time.
@@ -124,8 +124,11 @@ impl LaneShared {
                 }
                 Err(e) => e,
             };
-            if error.kind() != ErrorKind::Transient {
-                return Err(error);
+            match error.kind() {
+                ErrorKind::Transient => {}
+                // The destination is behind what it once acknowledged: run the route again from what it holds now.
+                ErrorKind::PositionLost => return Err(Error::transient(error.to_string())),
+                _ => return Err(error),
             }
             self.metrics.retry(Place::Sink, error.kind());
             self.status.retrying(&error);

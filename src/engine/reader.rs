@@ -117,9 +117,10 @@ impl Reader {
                 () = self.stop.cancelled() => return Ok(false),
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
+            let interest = Interest::default();
             let opened = tokio::select! {
                 () = self.stop.cancelled() => return Ok(false),
-                opened = self.source.open(StartAt::Position(position), &Interest::default()) => opened,
+                opened = self.source.open(StartAt::Position(position), &interest) => opened,
             };
             match opened {
                 Ok(_) => {
@@ -181,7 +182,7 @@ impl Reader {
             let barrier = event.op.is_barrier();
             if barrier {
                 self.split(std::mem::take(&mut run), None, None)?;
-                self.drained().await?;
+                drained(&self.tracker).await?;
             }
             run.push(event);
             let is_last = rest.peek().is_none();
@@ -190,7 +191,7 @@ impl Reader {
                 self.split(std::mem::take(&mut run), end, reservation)?;
             }
             if barrier {
-                self.drained().await?;
+                drained(&self.tracker).await?;
             }
         }
         Ok(())
@@ -230,10 +231,10 @@ impl Reader {
         // A lane that is gone has failed, and its error is what the route reports.
         self.lanes[lane].send(part).map_err(|_| Error::bug("a lane has ended"))
     }
+}
 
-    async fn drained(&self) -> Result<()> {
-        self.tracker.drained().await.map_err(|Lost| Error::bug("a part of a batch was lost"))
-    }
+async fn drained(tracker: &Tracker) -> Result<()> {
+    tracker.drained().await.map_err(|Lost| Error::bug("a part of a batch was lost"))
 }
 
 /// I2: the same key always takes the same lane, whatever numeric type it is written in.

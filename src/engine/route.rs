@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config::{CheckpointPlan, OnBadEvent, OnPositionLost, RoutePlan},
-    telemetry::metrics::{Outcome, Place, RouteMetrics},
+    telemetry::metrics::{Place, RouteMetrics},
 };
 
 /// A route: its plan and its instruments, which outlive its runs.
@@ -83,12 +83,12 @@ impl Route {
             opened = self.open(context, sink) => opened?,
         };
         let bad = Arc::new(self.bad_events(context).await?);
-        let chain =
-            self.plan
-                .via
-                .iter()
-                .map(|node| node.build(&Context { name: node.name.clone(), ..context.clone() }))
-                .collect::<Result<_>>()?;
+        let chain = self
+            .plan
+            .via
+            .iter()
+            .map(|node| node.build(&Context { name: node.name.clone(), ..context.clone() }))
+            .collect::<Result<_>>()?;
 
         let tracker = Tracker::default();
         let ordering = sink.ordering();
@@ -152,10 +152,8 @@ impl Route {
                 (node.build(&Context { name: node.name.clone(), ..context.clone() })?, node.kind)
             }
         };
-        let mut saver =
-            self.patiently(Place::Checkpoint, || Saver::load(Arc::clone(&store), &self.plan.name)).await?;
-        let mut source =
-            self.plan.source.build(&Context { name: self.plan.source.name.clone(), ..context.clone() })?;
+        let mut saver = self.patiently(Place::Checkpoint, || Saver::load(Arc::clone(&store), &self.plan.name)).await?;
+        let mut source = self.plan.source.build(&Context { name: self.plan.source.name.clone(), ..context.clone() })?;
         let Some(saved) = saver.saved().cloned() else {
             info!(route = self.plan.name, checkpoint = place, "no checkpoint yet; starting where `start` says");
             let position = self.open_source(&mut source, None).await?;
@@ -221,7 +219,11 @@ impl Route {
     }
 
     /// Calls until it works or fails for another reason than a passing one.
-    async fn patiently<T, F: Future<Output = Result<T>>>(&self, place: Place, mut call: impl FnMut() -> F) -> Result<T> {
+    async fn patiently<T, F: Future<Output = Result<T>>>(
+        &self,
+        place: Place,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T> {
         let mut backoff = Backoff::new();
         loop {
             match call().await {
@@ -276,6 +278,8 @@ impl Run<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut read: Option<Result<ReadEnd>> = None;
         let mut failure: Option<Error> = None;
+        let mut lost = false;
+        let tracker = self.tracker.clone();
         loop {
             tokio::select! {
                 biased;
@@ -288,6 +292,11 @@ impl Run<'_> {
                         failure = Some(e);
                         break;
                     }
+                }
+                // I3: whoever dropped a part undelivered says why when it ends.
+                _ = tracker.lost() => {
+                    lost = true;
+                    break;
                 }
                 _ = tick.tick() => {
                     if let Err(e) = self.save().await {
@@ -314,6 +323,9 @@ impl Run<'_> {
         if let Err(e) = self.save_last().await {
             failure.get_or_insert(e);
         }
+        if lost {
+            failure.get_or_insert_with(|| Error::bug("a part of a batch was dropped undelivered"));
+        }
         match (failure, read) {
             (Some(e), _) if e.is_ended() => {
                 info!(route = self.route.plan.name, "{e}");
@@ -335,12 +347,7 @@ impl Run<'_> {
     }
 
     /// Waits for the lanes. A finite source's last events are waited for without a limit, but for the process' stop.
-    async fn drain(
-        &mut self,
-        deadline: Instant,
-        read: &Result<ReadEnd>,
-        failure: &mut Option<Error>,
-    ) -> bool {
+    async fn drain(&mut self, deadline: Instant, read: &Result<ReadEnd>, failure: &mut Option<Error>) -> bool {
         let unlimited = matches!(read, Ok(ReadEnd::Finished)) && failure.is_none();
         let limit = async {
             if unlimited {
@@ -402,7 +409,10 @@ impl Run<'_> {
         match tokio::time::timeout(Duration::from_secs(5), self.save()).await {
             Ok(result) => result,
             Err(_) => {
-                warn!(route = self.route.plan.name, "the last checkpoint was not saved in time; some events will repeat");
+                warn!(
+                    route = self.route.plan.name,
+                    "the last checkpoint was not saved in time; some events will repeat"
+                );
                 Ok(())
             }
         }
@@ -411,7 +421,11 @@ impl Run<'_> {
 
 /// What a panic or a cancelled task comes to. The panic's own message has been logged by the panic hook.
 fn panicked(what: &str, e: tokio::task::JoinError) -> Error {
-    if e.is_cancelled() { Error::transient(format!("{what} was stopped")) } else { Error::bug(format!("{what} panicked")) }
+    if e.is_cancelled() {
+        Error::transient(format!("{what} was stopped"))
+    } else {
+        Error::bug(format!("{what} panicked"))
+    }
 }
 
 /// The event that tells a sink that others are missing.

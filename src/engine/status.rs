@@ -337,3 +337,6 @@ impl Serialize for ClusterTime {
         s.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

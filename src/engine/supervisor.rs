@@ -50,7 +50,10 @@ pub async fn keep_running(route: Route) -> Result<RouteEnd> {
                 restarts.retain(|at| now.duration_since(*at) < RESTART_WINDOW);
                 if restarts.len() >= MOST_RESTARTS {
                     let e = failed
-                        .at(format!("gave up after {MOST_RESTARTS} restarts in {} minutes", RESTART_WINDOW.as_secs() / 60))
+                        .at(format!(
+                            "gave up after {MOST_RESTARTS} restarts in {} minutes",
+                            RESTART_WINDOW.as_secs() / 60
+                        ))
                         .hint("this is a fault in oplogue or in a plugin: please report it with the log around it");
                     return Err(stop(&route, e));
                 }
