@@ -3,11 +3,13 @@
 use std::{future::IntoFuture, time::Duration};
 
 use bson::{Document, doc};
+use bytes::Bytes;
 use mongodb::{
     Client, Database,
     options::{ClientOptions, ConnectionString},
+    raw_batch_cursor::RawBatch,
 };
-use oplogue_api::{Error, Result};
+use oplogue_api::{Doc, Error, Result};
 
 use crate::errors::{Phase, classify};
 
@@ -84,6 +86,17 @@ pub(crate) async fn answered<T>(
         Ok(answer) => Ok(answer),
         Err(_) => Err(Error::transient("the MongoDB server did not answer within 30 s")),
     }
+}
+
+/// A whole reply of a cursor, without copying it.
+pub(crate) fn reply(batch: RawBatch) -> Result<Doc> {
+    struct Reply(RawBatch);
+    impl AsRef<[u8]> for Reply {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_raw_document().as_bytes()
+        }
+    }
+    Doc::new(Bytes::from_owner(Reply(batch)))
 }
 
 /// What `hello` says about the deployment.

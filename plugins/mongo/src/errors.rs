@@ -78,8 +78,17 @@ fn authentication() -> Error {
 }
 
 fn server(code: i32, e: &MongoError, phase: Phase) -> Error {
+    meaning(code, e, phase).unwrap_or_else(|| {
+        Error::transient(format!(
+            "MongoDB reported an error of unknown meaning (MongoDB error {code} {})",
+            phase.doing()
+        ))
+    })
+}
+
+fn meaning(code: i32, e: &MongoError, phase: Phase) -> Option<Error> {
     let what = |text: &str| format!("{text} (MongoDB error {code} {})", phase.doing());
-    match code {
+    Some(match code {
         // History is gone, in any phase; 280 also when the token is not found, 464 when its shard was removed.
         286 | 280 | 464 => Error::position_lost(what("the place to resume from is no longer in the oplog"))
             .hint("events since the checkpoint are lost to this route; enlarge the oplog (replSetResizeOplog) or keep stops shorter, then set on_position_lost, or reset the position and resync"),
@@ -93,7 +102,7 @@ fn server(code: i32, e: &MongoError, phase: Phase) -> Error {
         18 | 11 | 8000 => authentication(),
         40573 => Error::operator(what("the server is a standalone mongod: it has no oplog and no change streams"))
             .hint(STANDALONE),
-        10334 => Error::data(what("a change event is larger than the 16 MB that a reply can hold"))
+        10334 => Error::operator(what("a change event is larger than the 16 MB that a reply can hold"))
             .hint("use full_document = \"default\", or a server with $changeStreamSplitLargeEvent (6.0.9 or later), or the mongo-oplog source"),
         47 | 51770 => Error::operator(what("a document image that the source requires was not stored"))
             .hint("set full_document and full_document_before_change to \"when-available\", or enable changeStreamPreAndPostImages on the collection and reset the position"),
@@ -119,11 +128,12 @@ fn server(code: i32, e: &MongoError, phase: Phase) -> Error {
         }
         26 => Error::operator(what("the namespace does not exist")),
         100 => Error::operator(what("the write concern cannot be met")),
-        _ => Error::transient(what("MongoDB reported an error")),
-    }
+        _ => return None,
+    })
 }
 
-/// Whether the server does not know a stage, a field or a value of a command: a capability that is missing.
-pub(crate) fn is_unknown_option(e: &MongoError) -> bool {
-    matches!(code(e), Some(2 | 9 | 72 | 40324 | 40415 | 40575))
+/// Whether the server reported an error that nothing here knows the meaning of. Such an error is tried again, but not
+/// for ever: a source counts them.
+pub(crate) fn is_unexpected(e: &MongoError) -> bool {
+    code(e).is_some_and(|code| meaning(code, e, Phase::Read).is_none())
 }

@@ -3,6 +3,8 @@
 //! They share the way to connect ([`client`]), the meaning of server errors ([`errors`]) and the identity of a
 //! deployment ([`identity`]), which every position carries so that the position of another deployment is refused.
 
+mod change_stream;
+mod check;
 mod client;
 mod errors;
 mod identity;
@@ -11,4 +13,6 @@ mod start;
 use oplogue_api::Registry;
 
 /// Enters the plugins of this crate.
-pub fn register(_r: &mut Registry) {}
+pub fn register(r: &mut Registry) {
+    change_stream::register(r);
+}
