@@ -1,0 +1,33 @@
+use oplogue_api::{Batch, Result, Transform};
+
+use super::{
+    Fault, Schedule,
+    schedule::{lost_reply, reject},
+};
+
+/// A transform whose `apply` goes wrong as scheduled. It cannot wait: `Hold` and `Slow` are no faults here.
+pub struct FaultyTransform {
+    inner: Box<dyn Transform>,
+    schedule: Schedule,
+}
+
+impl FaultyTransform {
+    /// Wraps a transform.
+    pub fn new(inner: Box<dyn Transform>, schedule: Schedule) -> FaultyTransform {
+        FaultyTransform { inner, schedule }
+    }
+}
+
+impl Transform for FaultyTransform {
+    fn apply(&mut self, batch: &mut Batch) -> Result<()> {
+        match self.schedule.draw() {
+            Some(Fault::Reject(kind)) => Err(reject(kind, "apply")),
+            Some(Fault::Panic) => panic!("injected panic in apply"),
+            Some(Fault::FailAfterWrite(kind)) => {
+                self.inner.apply(batch)?;
+                Err(lost_reply(kind, "apply"))
+            }
+            _ => self.inner.apply(batch),
+        }
+    }
+}
