@@ -1,0 +1,179 @@
+//! `oplogue check --connect`: could this Redis be used? Looks, and changes nothing.
+
+use oplogue_api::{Error, Finding, Result};
+use redis::Value;
+
+use crate::link::Link;
+
+/// Verifies that the link leads to a Redis that is a master, as far as Redis says.
+pub async fn role(link: &Link) -> Result<()> {
+    let place = link.place();
+    // A proxy or a restricted user may not know or not allow ROLE: the script will tell then.
+    let Ok(Value::Array(role)) = link.call(&redis::cmd("ROLE")).await? else { return Ok(()) };
+    match role.first() {
+        Some(Value::BulkString(role)) if role == b"slave" => Err(crate::reply::from_code("READONLY").at(place)),
+        Some(Value::BulkString(role)) if role == b"sentinel" => {
+            Err(Error::operator(format!("{place}: this is a Redis Sentinel, not a Redis"))
+                .hint("put the address of the master into the URL"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(text) => Some(text.clone()),
+        Value::VerbatimString { text, .. } => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// A line of INFO.
+fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// What both plugins need of a server. `Err`: there is no point in looking further.
+async fn server(link: &Link) -> Result<Vec<Finding>, Vec<Finding>> {
+    let mut found = Vec::new();
+    match link.call(&redis::cmd("PING")).await {
+        Ok(Ok(_)) => found.push(Finding::ok(format!("{}: Redis is reachable and lets the user in", link.place()))),
+        // PING may be forbidden, which shows that the user is in.
+        Ok(Err(e)) if e.code() == Some("NOPERM") => {
+            found.push(Finding::ok(format!("{}: Redis is reachable and lets the user in", link.place())));
+        }
+        Ok(Err(e)) => return Err(vec![crate::reply::from_redis(&e, link.place()).into()]),
+        Err(e) => return Err(vec![e.into()]),
+    }
+    match role(link).await {
+        Ok(()) => found.push(Finding::ok("it is a master")),
+        Err(e) => {
+            found.push(e.into());
+            return Err(found);
+        }
+    }
+    let info = match link.call(redis::cmd("INFO").arg("everything")).await {
+        Ok(Ok(info)) => text(&info),
+        _ => None,
+    };
+    let Some(info) = info else {
+        found.push(Finding::warning(
+            "version and settings are not visible to this user",
+            "allow +info to have them checked",
+        ));
+        return Ok(found);
+    };
+    let version = line(&info, "redis_version").unwrap_or("unknown");
+    let major: u32 = version.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    found.push(if major >= 5 {
+        Finding::ok(format!("version {version}"))
+    } else {
+        Finding::warning(format!("version {version} is not tested"), "use Redis 5 or later")
+    });
+    if line(&info, "redis_mode") == Some("cluster") {
+        found.push(
+            Error::operator("it runs in cluster mode")
+                .hint("Redis Cluster is not supported: use a Redis without cluster mode")
+                .into(),
+        );
+    }
+    if line(&info, "maxmemory").is_some_and(|m| m != "0")
+        && line(&info, "maxmemory_policy").is_some_and(|p| p.starts_with("allkeys"))
+    {
+        found.push(Finding::warning(
+            "Redis may remove any key when memory is short, and so the position of the route",
+            "set maxmemory-policy to noeviction or to one of volatile-*",
+        ));
+    }
+    if line(&info, "aof_enabled") == Some("0") {
+        found.push(Finding::warning(
+            "appendonly is off: a crash of Redis takes the position back to its last snapshot, and what came after it is published again",
+            "set appendonly to yes",
+        ));
+    }
+    Ok(found)
+}
+
+/// The key: its type, and whether this user may read and write it. HDEL of a field that is not there changes nothing.
+async fn key(link: &Link, key: &str, found: &mut Vec<Finding>) {
+    let mut commands = [redis::cmd("HMGET"), redis::cmd("HDEL"), redis::cmd("EVAL")];
+    commands[0].arg(key).arg("format");
+    commands[1].arg(key).arg("oplogue-check");
+    commands[2].arg("return 1").arg(1).arg(key);
+    let whats = ["its keys can be read", "its keys can be written", "scripts can run"];
+    for (command, what) in commands.iter().zip(whats) {
+        match link.ask(command).await {
+            Ok(_) => found.push(Finding::ok(what)),
+            Err(e) => found.push(e.into()),
+        }
+    }
+}
+
+/// Whether the user may run a command, as far as Redis tells (ACL DRYRUN, Redis 7, an administrator's right).
+async fn may(link: &Link, user: &str, command: &[&str]) -> Option<bool> {
+    let mut dry = redis::cmd("ACL");
+    dry.arg("DRYRUN").arg(user).arg(command);
+    match link.call(&dry).await {
+        Ok(Ok(Value::Okay)) => Some(true),
+        Ok(Ok(_)) => Some(false),
+        _ => None,
+    }
+}
+
+/// For the sink: the server, its key, and the channels.
+pub async fn sink(link: &Link, route_key: &str, prefix: Option<&str>) -> Vec<Finding> {
+    let mut found = match server(link).await {
+        Ok(found) => found,
+        Err(found) => return found,
+    };
+    key(link, route_key, &mut found).await;
+    let user = match link.call(redis::cmd("ACL").arg("WHOAMI")).await {
+        Ok(Ok(user)) => text(&user),
+        _ => None,
+    };
+    let Some(user) = user else {
+        found.push(Finding::warning(
+            "whether the user may publish is not visible",
+            "it needs +publish, +evalsha, +hset and the channels &<prefix>*",
+        ));
+        return found;
+    };
+    for command in [&["EVALSHA", "0", "1", route_key][..], &["HSET", route_key, "format", "1"]] {
+        if may(link, &user, command).await == Some(false) {
+            found.push(
+                Error::operator(format!("the user may not run {}", command[0]))
+                    .hint(format!("ACL SETUSER {user} +evalsha +hset"))
+                    .into(),
+            );
+        }
+    }
+    // Never by publishing: whatever is no message of redis-oplog ends the process of a subscriber.
+    let channel = format!("{}oplogue-check", prefix.unwrap_or("oplogue-check."));
+    found.push(match (may(link, &user, &["PUBLISH", &channel, ""]).await, prefix) {
+        (Some(true), _) => Finding::ok("the user may publish"),
+        (Some(false), Some(prefix)) => Error::operator("the user may not publish to channels with the prefix")
+            .hint(format!("ACL SETUSER {user} +publish &{prefix}*"))
+            .into(),
+        (Some(false), None) => Finding::warning(
+            "the user may not publish to every channel",
+            format!("make sure that each database's channels are allowed: ACL SETUSER {user} +publish &<database>.*"),
+        ),
+        (None, _) => Finding::warning(
+            "whether the user may publish is not visible",
+            "it needs +publish and the channels &<prefix>*; with +acl|dryrun this could be checked",
+        ),
+    });
+    found
+}
+
+/// For the store: the server and the key.
+pub async fn store(link: &Link, metadata_prefix: &str) -> Vec<Finding> {
+    match server(link).await {
+        Ok(mut found) => {
+            key(link, &format!("{metadata_prefix}checkpoint::oplogue-check"), &mut found).await;
+            found
+        }
+        Err(found) => found,
+    }
+}

@@ -1,0 +1,58 @@
+-- Publishes a batch, marks what was sent and moves the position, as one step.
+-- KEYS[1]  the route's hash
+-- ARGV[1]  MessagePack array, four texts an event: id, collection channel ('' = that of the event before), channel of the
+--          document, message ('' = the position was lost here)
+-- ARGV[2]  '1': leave out what is not later than the watermark
+-- ARGV[3]  resume token to store with the last event, ARGV[4] its cluster time ('' = none)
+-- returns  {events done, how many of them were left out, error that stopped at the next one or nil};
+--          {-1, 0, error} when the state of the batch as a whole is not known to be stored
+local key, dedupe, token, time = KEYS[1], ARGV[2] == '1', ARGV[3], ARGV[4]
+local state = redis.pcall('HMGET', key, 'format', 'watermark', 'time', 'generation')
+if state.err then return {-1, 0, state.err} end
+if state[1] and state[1] ~= '1' then return {-1, 0, 'OPLOGUEFORMAT'} end
+-- Whatever forbids writing (a replica, no memory, no right, another type of key) shows here, before anything is sent.
+local proof = redis.pcall('HSET', key, 'format', '1')
+if type(proof) == 'table' and proof.err then return {-1, 0, proof.err} end
+
+local batch = cmsgpack.unpack(ARGV[1])
+local old = dedupe and state[2] or ''
+local mark, earlier = old, old
+local done, known, gap, failure = 0, 0, false, false
+local channel = ''
+for i = 1, #batch, 4 do
+  local id, message = batch[i], batch[i + 3]
+  if batch[i + 1] ~= '' then channel = batch[i + 1] end
+  if message == '' then
+    gap = true
+    if old > id then old = id end
+    if mark > id then mark, earlier = id, id end
+  elseif id > old or not dedupe then
+    local reply = redis.pcall('PUBLISH', channel, message)
+    if type(reply) == 'number' then reply = redis.pcall('PUBLISH', batch[i + 2], message) end
+    if type(reply) ~= 'number' then
+      failure = reply.err or 'ERR'
+      if id == mark then mark = earlier end
+      break
+    end
+    if id > mark then earlier, mark = mark, id end
+  else
+    known = known + 1
+  end
+  done = done + 1
+end
+
+local change = {}
+if dedupe and mark ~= (state[2] or '') then
+  change[1], change[2] = 'watermark', mark
+end
+if not failure and time ~= '' and (gap or not state[3] or time > state[3]) then
+  local n = #change
+  change[n + 1], change[n + 2] = 'token', token
+  change[n + 3], change[n + 4] = 'time', time
+  change[n + 5], change[n + 6] = 'generation', string.format('%.0f', (tonumber(state[4] or '0') or 0) + 1)
+end
+if #change > 0 then
+  local stored = redis.pcall('HSET', key, unpack(change))
+  if type(stored) == 'table' and stored.err then return {-1, 0, stored.err} end
+end
+return {done, known, failure}
