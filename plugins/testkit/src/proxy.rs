@@ -1,0 +1,267 @@
+//! A TCP proxy that a test can cut, stall and heal, to stand before a real server. For MongoDB use a URI with
+//! `directConnection=true` ([`Mongo::direct_uri`](crate::servers::Mongo::direct_uri)), else the driver goes on to the
+//! addresses that the replica set gives.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp::ReadHalf, tcp::WriteHalf},
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// A proxy on a port of its own at 127.0.0.1; its connections end when it is dropped. It lives on the runtime that it was
+/// started on.
+pub struct Proxy {
+    addr: SocketAddr,
+    state: Arc<State>,
+    accepting: JoinHandle<()>,
+}
+
+struct State {
+    upstream: String,
+    mode: watch::Sender<Mode>,
+    /// How many more bytes of the server's the clients get, when that is limited.
+    budget: Mutex<Option<u64>>,
+    open: AtomicUsize,
+    accepted: AtomicUsize,
+    refused: AtomicUsize,
+    cuts: AtomicUsize,
+    to_clients: AtomicU64,
+    to_server: AtomicU64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Mode {
+    /// Connections made in an earlier epoch are to end.
+    epoch: u64,
+    refusing: bool,
+    stalled: bool,
+}
+
+impl Proxy {
+    /// Starts a proxy for the server at `upstream`, such as `127.0.0.1:27017`.
+    ///
+    /// # Panics
+    /// When no port can be had.
+    pub async fn start(upstream: impl Into<String>) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port for the proxy");
+        let addr = listener.local_addr().expect("a bound listener has an address");
+        let state = Arc::new(State {
+            upstream: upstream.into(),
+            mode: watch::Sender::default(),
+            budget: Mutex::new(None),
+            open: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            cuts: AtomicUsize::new(0),
+            to_clients: AtomicU64::new(0),
+            to_server: AtomicU64::new(0),
+        });
+        let accepting = tokio::spawn(accept(listener, state.clone()));
+        Proxy { addr, state, accepting }
+    }
+
+    /// Where it listens: `127.0.0.1:port`.
+    pub fn addr(&self) -> String {
+        self.addr.to_string()
+    }
+
+    /// Resets all connections, and new ones as soon as they are made, until [`Proxy::heal`].
+    pub fn cut(&self) {
+        self.state.cut(true);
+    }
+
+    /// Resets all connections once; new ones work.
+    pub fn cut_once(&self) {
+        self.state.cut(false);
+    }
+
+    /// Lets `n` more bytes pass from the server to the clients, counted over all connections, then resets all of them
+    /// once; new ones work. With a count that is no sum of whole replies, that is in the middle of a reply.
+    pub fn cut_after_bytes(&self, n: u64) {
+        *lock(&self.state.budget) = Some(n);
+    }
+
+    /// Takes new connections again, forgets a limit that was not reached, and lets bytes pass.
+    pub fn heal(&self) {
+        *lock(&self.state.budget) = None;
+        self.state.mode.send_modify(|m| {
+            m.refusing = false;
+            m.stalled = false;
+        });
+    }
+
+    /// Holds all bytes, both ways, without closing anything: a network that has gone silent.
+    pub fn stall(&self) {
+        self.state.mode.send_modify(|m| m.stalled = true);
+    }
+
+    /// Ends [`Proxy::stall`]: what was held goes on.
+    pub fn resume(&self) {
+        self.state.mode.send_modify(|m| m.stalled = false);
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were ever made through it, without those that were refused.
+    pub fn accepted(&self) -> usize {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were refused while it was cut.
+    pub fn refused(&self) -> usize {
+        self.state.refused.load(Ordering::SeqCst)
+    }
+
+    /// How often it has been cut, by call or by count.
+    pub fn cuts(&self) -> usize {
+        self.state.cuts.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes have passed from the server to the clients.
+    pub fn bytes_to_clients(&self) -> u64 {
+        self.state.to_clients.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes have passed from the clients to the server.
+    pub fn bytes_to_server(&self) -> u64 {
+        self.state.to_server.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.state.cut(true);
+    }
+}
+
+impl State {
+    fn cut(&self, refusing: bool) {
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        self.mode.send_modify(|m| {
+            m.epoch += 1;
+            m.refusing |= refusing;
+        });
+    }
+
+    /// How many of `len` bytes for a client may pass, and whether the connections are to be cut behind them.
+    fn allow(&self, len: usize) -> (usize, bool) {
+        let mut budget = lock(&self.budget);
+        match *budget {
+            Some(left) if left <= len as u64 => {
+                *budget = None;
+                (left as usize, true)
+            }
+            Some(left) => {
+                *budget = Some(left - len as u64);
+                (len, false)
+            }
+            None => (len, false),
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let mode = state.mode.subscribe();
+        let now = *mode.borrow();
+        if now.refusing {
+            state.refused.fetch_add(1, Ordering::SeqCst);
+            let _ = client.set_zero_linger();
+            continue;
+        }
+        state.accepted.fetch_add(1, Ordering::SeqCst);
+        state.open.fetch_add(1, Ordering::SeqCst);
+        let state = state.clone();
+        tokio::spawn(async move {
+            relay(client, &state, mode, now.epoch).await;
+            state.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+/// Carries one connection until either side closes it, or it is cut: then both sides are reset.
+async fn relay(mut client: TcpStream, state: &State, mut mode: watch::Receiver<Mode>, epoch: u64) {
+    let mut cuts = mode.clone();
+    let cut = async move {
+        let _ = cuts.wait_for(|m| m.epoch != epoch).await;
+    };
+    tokio::pin!(cut);
+    let mut server = tokio::select! {
+        biased;
+        () = &mut cut => return reset(&client),
+        server = TcpStream::connect(&state.upstream) => match server {
+            Ok(server) => server,
+            Err(_) => return reset(&client),
+        },
+    };
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    let carried = async {
+        let (mut client_in, mut client_out) = client.split();
+        let (mut server_in, mut server_out) = server.split();
+        let mut stalls = mode.clone();
+        tokio::select! {
+            () = upwards(&mut client_in, &mut server_out, state, &mut mode) => {}
+            () = downwards(&mut server_in, &mut client_out, state, &mut stalls) => {}
+        }
+    };
+    let was_cut = tokio::select! {
+        biased;
+        () = cut => true,
+        () = carried => false,
+    };
+    // The side that reached the limit of `cut_after_bytes` ends before it is told of its own cut.
+    if was_cut || state.mode.borrow().epoch != epoch {
+        reset(&client);
+        reset(&server);
+    }
+}
+
+/// Makes the closing of the connection a reset: the peer gets an error, not an end.
+fn reset(connection: &TcpStream) {
+    let _ = connection.set_zero_linger();
+}
+
+async fn upwards(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, state: &State, mode: &mut watch::Receiver<Mode>) {
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut chunk).await {
+        if mode.wait_for(|m| !m.stalled).await.is_err() || to.write_all(&chunk[..n]).await.is_err() {
+            return;
+        }
+        state.to_server.fetch_add(n as u64, Ordering::SeqCst);
+    }
+}
+
+async fn downwards(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, state: &State, mode: &mut watch::Receiver<Mode>) {
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut chunk).await {
+        if mode.wait_for(|m| !m.stalled).await.is_err() {
+            return;
+        }
+        let (pass, last) = state.allow(n);
+        if to.write_all(&chunk[..pass]).await.is_err() {
+            return;
+        }
+        state.to_clients.fetch_add(pass as u64, Ordering::SeqCst);
+        if last {
+            return state.cut(false);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
