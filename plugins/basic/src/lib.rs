@@ -2,8 +2,11 @@
 //! store and the `bson-dump` source.
 #![deny(missing_docs)]
 
+mod checkpoints;
 mod extjson;
 mod null;
+
+pub use checkpoints::FileStore;
 
 use oplogue_api::Registry;
 
@@ -12,5 +15,6 @@ use oplogue_api::Registry;
 /// # Panics
 /// When one of their names is taken.
 pub fn register(r: &mut Registry) {
+    checkpoints::register(r);
     null::register(r);
 }
