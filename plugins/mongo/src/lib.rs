@@ -8,11 +8,15 @@ mod check;
 mod client;
 mod errors;
 mod identity;
+mod oplog;
 mod start;
+mod store;
 
 use oplogue_api::Registry;
 
 /// Enters the plugins of this crate.
 pub fn register(r: &mut Registry) {
     change_stream::register(r);
+    oplog::register(r);
+    store::register(r);
 }
