@@ -265,3 +265,109 @@ async fn downwards(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, state: &Stat
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::wait_for;
+
+    /// A server that sends everything back.
+    async fn echo() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut c, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = c.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        addr.to_string()
+    }
+
+    async fn ask(c: &mut TcpStream, text: &[u8]) -> std::io::Result<Vec<u8>> {
+        c.write_all(text).await?;
+        let mut answer = vec![0; text.len()];
+        c.read_exact(&mut answer).await?;
+        Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn a_stall_holds_bytes_and_closes_nothing() {
+        let proxy = Proxy::start(echo().await).await;
+        let mut c = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert_eq!(ask(&mut c, b"one").await.unwrap(), b"one");
+        proxy.stall();
+        c.write_all(b"two").await.unwrap();
+        let mut answer = [0; 3];
+        assert!(timeout(Duration::from_millis(200), c.read_exact(&mut answer)).await.is_err());
+        proxy.resume();
+        c.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"two");
+        assert_eq!((proxy.connections(), proxy.accepted(), proxy.cuts()), (1, 1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_stalled_connection_can_be_cut() {
+        let proxy = Proxy::start(echo().await).await;
+        let mut c = TcpStream::connect(proxy.addr()).await.unwrap();
+        ask(&mut c, b"one").await.unwrap();
+        proxy.stall();
+        c.write_all(b"two").await.unwrap();
+        proxy.cut();
+        c.read_u8().await.unwrap_err();
+        wait_for("the connection to be gone", || async { proxy.connections() == 0 }).await;
+        let mut refused = TcpStream::connect(proxy.addr()).await.unwrap();
+        refused.read_u8().await.unwrap_err();
+        wait_for("the refusal to be counted", || async { proxy.refused() == 1 }).await;
+        proxy.heal();
+        let mut c = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert_eq!(ask(&mut c, b"one").await.unwrap(), b"one");
+        proxy.cut_once();
+        c.read_u8().await.unwrap_err();
+        let mut c = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert_eq!(ask(&mut c, b"one").await.unwrap(), b"one");
+    }
+
+    #[tokio::test]
+    async fn the_cut_comes_behind_exactly_so_many_bytes_and_once() {
+        let proxy = Proxy::start(echo().await).await;
+        let mut other = TcpStream::connect(proxy.addr()).await.unwrap();
+        let mut c = TcpStream::connect(proxy.addr()).await.unwrap();
+        ask(&mut c, b"uncounted").await.unwrap();
+        proxy.cut_after_bytes(5);
+        ask(&mut other, b"abc").await.unwrap();
+        c.write_all(b"defgh").await.unwrap();
+        let mut seen = [0; 2];
+        c.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"de");
+        c.read_u8().await.unwrap_err();
+        other.read_u8().await.unwrap_err();
+        let mut c = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert_eq!(ask(&mut c, b"more than five bytes").await.unwrap(), b"more than five bytes");
+        assert_eq!(proxy.cuts(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_is_down_looks_like_a_reset() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let proxy = Proxy::start(closed.to_string()).await;
+        TcpStream::connect(proxy.addr()).await.unwrap().read_u8().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_dropped_proxy_ends_its_connections() {
+        let proxy = Proxy::start(echo().await).await;
+        let addr = proxy.addr();
+        let mut c = TcpStream::connect(&addr).await.unwrap();
+        ask(&mut c, b"one").await.unwrap();
+        drop(proxy);
+        c.read_u8().await.unwrap_err();
+        wait_for("the port to be closed", || async { TcpStream::connect(&addr).await.is_err() }).await;
+    }
+}
