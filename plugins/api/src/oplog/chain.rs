@@ -7,7 +7,7 @@ use super::{
     envelope::{Envelope, Kind, command},
     operation::Context,
 };
-use crate::{Doc, Error, Result};
+use crate::{BadEvent, Doc, Error, Result};
 
 /// A transaction whose last entry has been read, and whose earlier entries the decoder needs.
 ///
@@ -62,6 +62,12 @@ impl Chain {
             return Err(Error::data("the entries of a transaction are not in order"));
         }
         Ok(Link { at, previous })
+    }
+
+    /// Reports the whole transaction as one bad event, its last entry: for a reader that cannot find the earlier entries,
+    /// or finds that they do not belong together. `before` is how many events the batch has so far.
+    pub fn bad(&self, error: Error, before: usize, bad: &mut Vec<BadEvent>) {
+        bad.push(BadEvent { before, time: self.context.time, ns: None, raw: self.last.clone(), error });
     }
 
     fn verify(&self, entry: &Envelope<'_>) -> Result<()> {

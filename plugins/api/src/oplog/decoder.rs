@@ -134,28 +134,25 @@ impl Decoder {
         Ok(if delivered { Outcome::Events } else { Outcome::Skipped })
     }
 
-    /// Appends the events of an earlier entry of a transaction. To be called first to last.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Data`](crate::ErrorKind::Data) when the entry is not of this transaction: then none of it may be
-    /// delivered, and the reader reports it with [`Decoder::chain_bad`].
-    pub fn chain_entry(
-        &mut self,
-        chain: &mut Chain,
-        entry: &Doc,
-        events: &mut Vec<Event>,
-        bad: &mut Vec<BadEvent>,
-    ) -> Result<()> {
-        let operations = chain.operations(entry)?;
+    /// Appends the events of an earlier entry of a transaction. To be called first to last, when [`Chain::link`] has
+    /// found all of them to belong together.
+    pub fn chain_entry(&mut self, chain: &mut Chain, entry: &Doc, events: &mut Vec<Event>, bad: &mut Vec<BadEvent>) {
         let mut out = Out { events, bad };
-        self.operations(entry, operations, &mut chain.index, &chain.context, 0, &mut out)
+        let decoded = match chain.operations(entry) {
+            Ok(operations) => self.operations(entry, operations, &mut chain.index, &chain.context, 0, &mut out),
+            Err(e) => Err(e),
+        };
+        if let Err(error) = decoded {
+            let time = chain.context.time;
+            out.bad.push(BadEvent { before: out.events.len(), time, ns: None, raw: entry.clone(), error });
+        }
     }
 
     /// Appends the events of a transaction's last entry.
     pub fn chain_end(&mut self, mut chain: Chain, events: &mut Vec<Event>, bad: &mut Vec<BadEvent>) {
         let last = chain.last.clone();
         if let Err(error) = self.last_operations(&mut chain, &last, &mut Out { events, bad }) {
-            self.chain_bad(&chain, error, events, bad);
+            chain.bad(error, events.len(), bad);
         }
     }
 
@@ -169,12 +166,6 @@ impl Decoder {
                 self.operations(last, operations, &mut chain.index, &chain.context, 0, out)
             }
         }
-    }
-
-    /// Appends a transaction whose entries do not fit together as one bad event: its last entry.
-    pub fn chain_bad(&mut self, chain: &Chain, error: Error, events: &[Event], bad: &mut Vec<BadEvent>) {
-        let time = chain.context.time;
-        bad.push(BadEvent { before: events.len(), time, ns: None, raw: chain.last.clone(), error });
     }
 
     /// The operations of an `applyOps` that is in `entry`. Each is counted, whether it is delivered or not, as the server

@@ -1,0 +1,201 @@
+//! Questions to `local.oplog.rs`.
+
+use std::time::Duration;
+
+use bson::{RawDocumentBuf, Timestamp, rawdoc};
+use futures_util::StreamExt;
+use mongodb::{Client, Database, options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
+use oplogue_api::{Doc, Error, Result, oplog::OpTime};
+use serde::Deserialize;
+
+use super::reply::Reply;
+use crate::{
+    client::{answered, bounded, reply},
+    errors::{Phase, classify, code},
+};
+
+/// What an entry must be before it is delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ReadConcern {
+    /// On a majority of the members: it cannot be rolled back.
+    #[default]
+    Majority,
+    /// On the member that is read.
+    Local,
+}
+
+impl ReadConcern {
+    fn level(self) -> &'static str {
+        match self {
+            ReadConcern::Majority => "majority",
+            ReadConcern::Local => "local",
+        }
+    }
+}
+
+/// The oplog of one deployment.
+#[derive(Clone)]
+pub(super) struct Log {
+    db: Database,
+    concern: ReadConcern,
+}
+
+/// An end of the oplog.
+pub(super) struct End {
+    pub at: OpTime,
+    /// The entry with which a replica set begins: nothing was ever before it.
+    pub is_genesis: bool,
+}
+
+impl Log {
+    pub fn new(client: &Client, concern: ReadConcern) -> Log {
+        Log { db: client.database("local"), concern }
+    }
+
+    /// A tailing cursor on the entries from `from` on. Its first reply comes at once.
+    pub async fn tail(&self, from: Timestamp, batch: u32, wait: Duration, phase: Phase) -> Result<RawBatchCursor> {
+        let command = rawdoc! {
+            "find": "oplog.rs",
+            // On its own at the top level, this bound is a seek in the oplog and no scan.
+            "filter": {"ts": {"$gte": from}},
+            "tailable": true,
+            "awaitData": true,
+            "batchSize": i64::from(batch),
+            "readConcern": {"level": self.concern.level()},
+        };
+        let options = self.options(Some(batch), Some(wait));
+        bounded(self.db.run_raw_cursor_command(command).with_options(options).batch(), phase).await
+    }
+
+    fn options(&self, batch: Option<u32>, wait: Option<Duration>) -> RunCursorCommandOptions {
+        let mut options = RunCursorCommandOptions::default();
+        options.selection_criteria = self.db.client().selection_criteria().cloned();
+        options.batch_size = batch;
+        options.max_time = wait;
+        options
+    }
+
+    /// The first reply of a `find` that is not tailing, and the cursor for the others.
+    async fn find(&self, command: RawDocumentBuf) -> Result<mongodb::error::Result<RawBatchCursor>> {
+        answered(self.db.run_raw_cursor_command(command).with_options(self.options(None, None)).batch()).await
+    }
+
+    async fn first(&self, command: RawDocumentBuf, phase: Phase) -> Result<Option<Doc>> {
+        let mut cursor = self.find(command).await?.map_err(|e| classify(e, phase))?;
+        match cursor.next().await {
+            Some(batch) => Ok(Reply::read(reply(batch.map_err(|e| classify(e, phase))?)?)?.entry(0)),
+            None => Ok(None),
+        }
+    }
+
+    /// The entry with this timestamp; `link_only` leaves its contents on the server.
+    pub async fn entry(&self, ts: Timestamp, link_only: bool, phase: Phase) -> Result<Option<Doc>> {
+        let mut command = rawdoc! {
+            "find": "oplog.rs",
+            "filter": {"ts": {"$gte": ts, "$lte": ts}},
+            "limit": 1_i64,
+            "singleBatch": true,
+            "readConcern": {"level": self.concern.level()},
+        };
+        if link_only {
+            command.append(
+                bson::raw::cstr!("projection"),
+                rawdoc! {"ts": 1, "t": 1, "prevOpTime": 1, "lsid": 1, "txnNumber": 1, "multiOpType": 1},
+            );
+        }
+        self.first(command, phase).await
+    }
+
+    async fn end(
+        &self,
+        filter: RawDocumentBuf,
+        natural: i32,
+        concern: ReadConcern,
+        phase: Phase,
+    ) -> Result<Option<End>> {
+        let command = end_command(filter, natural, concern);
+        self.first(command, phase).await?.map(|entry| read_end(&entry)).transpose()
+    }
+
+    /// The oldest entry.
+    pub async fn oldest(&self, phase: Phase) -> Result<Option<End>> {
+        self.end(rawdoc! {}, 1, self.concern, phase).await
+    }
+
+    /// The first entry of this cluster time or later.
+    pub async fn at_or_after(&self, ts: Timestamp, phase: Phase) -> Result<Option<End>> {
+        self.end(rawdoc! {"ts": {"$gte": ts}}, 1, self.concern, phase).await
+    }
+
+    /// The newest entry that a tailing cursor would show now.
+    pub async fn newest(&self, phase: Phase) -> Result<Option<OpTime>> {
+        // Read backwards, the oplog also shows entries behind which others are still being written; a place behind such an
+        // entry would lose those. The majority point has no such holes before it. From there on, reading forwards
+        // stops at the first hole.
+        let command = end_command(rawdoc! {}, -1, ReadConcern::Majority);
+        let committed = match self.find(command).await? {
+            Ok(mut cursor) => match cursor.next().await {
+                Some(batch) => {
+                    let reply = Reply::read(reply(batch.map_err(|e| classify(e, phase))?)?)?;
+                    reply.entry(0).map(|entry| read_end(&entry)).transpose()?
+                }
+                None => None,
+            },
+            // A server that was told to keep no majority point: the oldest entry is the only certain place to go on from.
+            Err(e) if self.concern == ReadConcern::Local && code(&e) == Some(148) => self.oldest(phase).await?,
+            Err(e) => return Err(classify(e, phase)),
+        };
+        let Some(committed) = committed else { return Ok(None) };
+        if self.concern == ReadConcern::Majority {
+            return Ok(Some(committed.at));
+        }
+        self.last_from(committed.at, phase).await.map(Some)
+    }
+
+    async fn last_from(&self, from: OpTime, phase: Phase) -> Result<OpTime> {
+        let command = rawdoc! {
+            "find": "oplog.rs",
+            "filter": {"ts": {"$gte": from.ts}},
+            "projection": {"ts": 1, "t": 1},
+            "readConcern": {"level": "local"},
+        };
+        let mut cursor = self.find(command).await?.map_err(|e| classify(e, phase))?;
+        let mut last = from;
+        while let Some(batch) = cursor.next().await {
+            let reply = Reply::read(reply(batch.map_err(|e| classify(e, phase))?)?)?;
+            if let Some(entry) = reply.last() {
+                last = op_time(&entry)?;
+            }
+        }
+        Ok(last)
+    }
+}
+
+fn end_command(filter: RawDocumentBuf, natural: i32, concern: ReadConcern) -> RawDocumentBuf {
+    rawdoc! {
+        "find": "oplog.rs",
+        "filter": filter,
+        "sort": {"$natural": natural},
+        "projection": {"ts": 1, "t": 1, "op": 1, "o.msg": 1},
+        "limit": 1_i64,
+        "singleBatch": true,
+        "readConcern": {"level": concern.level()},
+    }
+}
+
+/// The optime of an entry.
+pub(super) fn op_time(entry: &Doc) -> Result<OpTime> {
+    let ts = entry.get_timestamp("ts");
+    let t = entry.get_i64("t").unwrap_or(-1);
+    match ts {
+        Ok(ts) => Ok(OpTime { ts, t }),
+        Err(_) => Err(Error::transient("MongoDB sent an oplog entry without `ts`")),
+    }
+}
+
+fn read_end(entry: &Doc) -> Result<End> {
+    let msg = entry.get_document("o").ok().and_then(|o| o.get_str("msg").ok());
+    let is_genesis = entry.get_str("op").is_ok_and(|op| op == "n") && msg == Some("initiating set");
+    Ok(End { at: op_time(entry)?, is_genesis })
+}

@@ -1,0 +1,207 @@
+//! The source `mongo-oplog`: tails `local.oplog.rs` of one replica set.
+
+mod findings;
+mod gathering;
+mod log;
+mod position;
+mod reply;
+mod tail;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bson::Timestamp;
+use mongodb::Client;
+use oplogue_api::{
+    Batch, Error, Field, FieldType, Finding, Interest, Period, Position, Registry, Result, Source, StartAt,
+};
+use serde::Deserialize;
+
+use self::{
+    log::{Log, ReadConcern},
+    position::Place,
+    tail::{Pace, Tail},
+};
+use crate::{
+    client::{check_uri, connect, hello, standalone},
+    errors::Phase,
+    identity::identity,
+    start::Start,
+};
+
+const FIELDS: &[Field] = &[
+    Field::new("uri", FieldType::String, "The replica set, as a MongoDB connection string").required().secret(),
+    Field::new(
+        "start",
+        FieldType::Any,
+        "Where to begin without a checkpoint: \"now\", \"oldest\" or { at = 2026-11-21T10:00:00Z }",
+    )
+    .default("\"now\""),
+    Field::new(
+        "read_concern",
+        FieldType::OneOf(&["majority", "local"]),
+        "Deliver what a majority of the members has, or at once what the member read has: faster, but it may be rolled back",
+    )
+    .default("\"majority\""),
+    Field::new("batch_size", FieldType::Integer, "How many oplog entries to ask for at a time").default("1000"),
+    Field::new("await", FieldType::Duration, "How long the server waits for news before it answers with none")
+        .default("\"1s\""),
+    Field::new("include_system", FieldType::Bool, "Also deliver internal namespaces such as admin.system.users")
+        .default("false"),
+];
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    uri: String,
+    #[serde(default)]
+    start: Start,
+    #[serde(default)]
+    read_concern: ReadConcern,
+    #[serde(default = "default_batch_size")]
+    batch_size: u32,
+    #[serde(default = "default_await", rename = "await")]
+    wait: Period,
+    #[serde(default)]
+    include_system: bool,
+}
+
+fn default_batch_size() -> u32 {
+    1000
+}
+
+fn default_await() -> Period {
+    Period(Duration::from_secs(1))
+}
+
+/// Enters the source.
+pub(crate) fn register(r: &mut Registry) {
+    r.source("mongo-oplog", "Reads the oplog of a MongoDB replica set", FIELDS, |context, options| {
+        let settings: Settings = options.parse()?;
+        check_uri(&settings.uri)?;
+        if !(1..=1_000_000).contains(&settings.batch_size) {
+            return Err(Error::option("batch_size", "`batch_size` must be between 1 and 1000000"));
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&settings.wait.0) {
+            return Err(Error::option("await", "`await` must be between \"1ms\" and \"60s\""));
+        }
+        Ok(Box::new(Oplog { name: context.name.clone(), settings, client: None, tail: None }))
+    });
+}
+
+struct Oplog {
+    name: String,
+    settings: Settings,
+    client: Option<Client>,
+    tail: Option<Tail>,
+}
+
+impl Oplog {
+    async fn client(&mut self) -> Result<Client> {
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
+        }
+        let client = connect(&self.settings.uri, &format!("oplogue {}", self.name)).await?;
+        self.client = Some(client.clone());
+        Ok(client)
+    }
+}
+
+/// Where the option `start` says.
+async fn configured(start: Start, log: &Log) -> Result<Place> {
+    let at = match start {
+        Start::Now => return now(log).await,
+        Start::Oldest => {
+            return Ok(match log.oldest(Phase::Open).await? {
+                Some(oldest) => Place { at: oldest.at, first: true },
+                None => Place::EMPTY,
+            });
+        }
+        Start::At(at) => at,
+    };
+    // A little tolerance: the server's clock is not ours.
+    let limit = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().saturating_add(60);
+    if u64::from(at.time) > limit {
+        return Err(Error::option("start", "`start` lies in the future").hint("write \"now\", or a time that is past"));
+    }
+    let (Some(found), Some(oldest)) = (log.at_or_after(at, Phase::Open).await?, log.oldest(Phase::Open).await?) else {
+        // Nothing that late yet: everything to come is.
+        return now(log).await;
+    };
+    // I4: begin later than asked for only when nothing was there before.
+    if found.at == oldest.at && found.at.ts > at && !oldest.is_genesis {
+        return Err(Error::position_lost(format!(
+            "the oplog no longer reaches back to the time in `start`; it begins at {}",
+            rfc3339(oldest.at.ts)
+        ))
+        .hint("write a later time, or \"oldest\""));
+    }
+    Ok(Place { at: found.at, first: true })
+}
+
+async fn now(log: &Log) -> Result<Place> {
+    Ok(log.newest(Phase::Open).await?.map_or(Place::EMPTY, Place::behind))
+}
+
+fn rfc3339(ts: Timestamp) -> String {
+    bson::DateTime::from_millis(i64::from(ts.time) * 1000).try_to_rfc3339_string().unwrap_or_default()
+}
+
+#[async_trait]
+impl Source for Oplog {
+    async fn open(&mut self, from: StartAt<'_>, _: &Interest) -> Result<Position> {
+        self.tail = None;
+        let client = self.client().await?;
+        let hello = hello(&client, Phase::Check).await?;
+        if hello.mongos {
+            return Err(mongos());
+        }
+        if hello.is_standalone() {
+            return Err(standalone());
+        }
+        let deployment = identity(&client).await?;
+        let log = Log::new(&client, self.settings.read_concern);
+        let pace = Pace {
+            batch: self.settings.batch_size,
+            wait: self.settings.wait.0,
+            include_system: self.settings.include_system,
+        };
+        let place = match from {
+            StartAt::Position(position) => Place::from_position(position, deployment.as_deref())?,
+            StartAt::Now => now(&log).await?,
+            StartAt::Configured => configured(self.settings.start, &log).await?,
+        };
+        let tail = Tail::open(log, place, deployment, pace).await?;
+        let position = tail.position();
+        self.tail = Some(tail);
+        Ok(position)
+    }
+
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        let Some(tail) = &mut self.tail else { return Err(Error::bug("the source is read without being open")) };
+        match tail.next().await {
+            Ok(batch) => Ok(Some(batch)),
+            Err(e) => {
+                self.tail = None;
+                Err(e)
+            }
+        }
+    }
+
+    async fn check(&mut self) -> Vec<Finding> {
+        match self.client().await {
+            Ok(client) => findings::look(&client, self.settings.read_concern).await,
+            Err(e) => vec![e.into()],
+        }
+    }
+
+    async fn close(&mut self) {
+        self.tail = None;
+        self.client = None;
+    }
+}
+
+fn mongos() -> Error {
+    Error::operator("the server is a mongos: the oplog of a sharded cluster cannot be read through it")
+        .hint("use the source type mongo-change-stream, which reads a sharded cluster as one ordered stream")
+}

@@ -1,0 +1,229 @@
+//! An open source: the cursor, the reply that is being delivered, the transaction that is being gathered.
+
+use std::time::Duration;
+
+use bson::Timestamp;
+use futures_util::StreamExt;
+use mongodb::raw_batch_cursor::RawBatchCursor;
+use oplogue_api::{
+    Batch, Error, Position, Result,
+    oplog::{Decoder, OpTime, Outcome},
+};
+use tokio::time::Instant;
+
+use super::{
+    gathering::{Gathering, Part},
+    log::{Log, op_time},
+    position::Place,
+    reply::Reply,
+};
+use crate::{
+    client::reply,
+    errors::{Phase, classify},
+};
+
+/// How much longer than the agreed wait the server may take before the connection counts as dead. (A shorter limit
+/// would abandon getMores, and each of them a cursor on the server.)
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A batch is cut behind the entry with which it reaches this many events: a reply of large transactions unfolds into
+/// many more events than entries.
+const MOST_EVENTS: usize = 10_000;
+
+/// What of the options concerns reading.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    pub batch: u32,
+    pub wait: Duration,
+    pub include_system: bool,
+}
+
+pub(super) struct Tail {
+    log: Log,
+    cursor: RawBatchCursor,
+    pace: Pace,
+    decoder: Decoder,
+    deployment: Option<String>,
+    /// The end of what was delivered.
+    place: Place,
+    /// The newest cluster time heard of.
+    head: Timestamp,
+    /// When the server must have answered.
+    deadline: Option<Instant>,
+    pending: Option<Pending>,
+}
+
+/// A reply that is being delivered.
+struct Pending {
+    reply: Reply,
+    /// The first entry that is not delivered.
+    next: usize,
+    /// The transaction whose last entry that one is.
+    gathering: Option<Gathering>,
+}
+
+/// How far decoding came.
+enum Reached {
+    /// The end of the reply.
+    End,
+    /// As many events as a batch may have.
+    Full,
+    /// The last entry of a transaction that has others.
+    Transaction(Gathering),
+}
+
+impl Tail {
+    /// Opens a cursor at `place` and makes sure that the entry there is the one that was there.
+    pub async fn open(log: Log, place: Place, deployment: Option<String>, pace: Pace) -> Result<Tail> {
+        let phase = Phase::Resume;
+        let mut cursor = log.tail(place.at.ts, pace.batch, pace.wait, phase).await?;
+        let first = match cursor.next().await {
+            Some(first) => Reply::read(reply(first.map_err(|e| classify(e, phase))?)?)?,
+            None => return Err(Error::transient("MongoDB closed the cursor at once")),
+        };
+        if place.at.is_null() {
+            if log.oldest(phase).await?.is_some_and(|oldest| !oldest.is_genesis) {
+                return Err(rolled_over());
+            }
+        } else {
+            let found = first.entry(0).map(|entry| op_time(&entry)).transpose()?;
+            // I4: a `find` behind the truncation point begins at the oldest entry without a word.
+            if found != Some(place.at) {
+                return Err(missing(&log, place.at, found).await);
+            }
+        }
+        let (next, head) = (usize::from(!place.first), first.head);
+        let pending = Some(Pending { reply: first, next, gathering: None });
+        let decoder = Decoder::new(pace.include_system);
+        Ok(Tail { log, cursor, pace, decoder, deployment, place, head, deadline: None, pending })
+    }
+
+    pub fn position(&self) -> Position {
+        self.place.to_position(self.deployment.as_deref())
+    }
+
+    /// Cancel-safe: what was read is in `self` before the next wait, and the cursor keeps a getMore that is under way.
+    pub async fn next(&mut self) -> Result<Batch> {
+        if self.pending.is_none() {
+            let reply = self.read().await?;
+            self.head = self.head.max(reply.head);
+            self.pending = Some(Pending { reply, next: 0, gathering: None });
+        }
+        self.deliver().await
+    }
+
+    async fn read(&mut self) -> Result<Reply> {
+        loop {
+            let wait = self.pace.wait;
+            // Kept across calls: a caller that gives up early each time must not put the limit off for ever.
+            let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + wait + PATIENCE);
+            let answer = tokio::time::timeout_at(deadline, self.cursor.next()).await;
+            self.deadline = None;
+            match answer {
+                Err(_) => return Err(Error::transient("MongoDB stopped answering")),
+                Ok(Some(batch)) => return Reply::read(reply(batch.map_err(|e| classify(e, Phase::Read))?)?),
+                // A tailing cursor on an empty collection ends at once.
+                Ok(None) if self.place.at.is_null() => {
+                    tokio::time::sleep(wait).await;
+                    self.cursor = self.log.tail(self.place.at.ts, self.pace.batch, wait, Phase::Read).await?;
+                }
+                Ok(None) => return Err(Error::transient("MongoDB closed the cursor")),
+            }
+        }
+    }
+
+    /// A batch from the pending reply. Each one ends where it is safe to resume: a transaction of many entries is
+    /// delivered entry by entry, and all but the last of its batches end at the position before it.
+    async fn deliver(&mut self) -> Result<Batch> {
+        let (mut events, mut bad) = (Vec::new(), Vec::new());
+        let mut bytes = self.pending.as_ref().map_or(0, |pending| pending.reply.bytes);
+        let began = self.place;
+        while let Some(pending) = &mut self.pending {
+            if let Some(gathering) = &mut pending.gathering {
+                // Nothing may be held in local variables across this wait (cancel-safety): `events` and `bad` are empty.
+                let at = gathering.at;
+                match gathering.next_part(&self.log).await? {
+                    Part::Entry(entry) => {
+                        bytes += entry.as_bytes().len();
+                        self.decoder.chain_entry(&mut gathering.chain, &entry, &mut events, &mut bad);
+                        gathering.delivered();
+                        break;
+                    }
+                    Part::Last => {
+                        if let Some(gathering) = pending.gathering.take() {
+                            self.decoder.chain_end(gathering.chain, &mut events, &mut bad);
+                        }
+                    }
+                    Part::Broken(error) => {
+                        gathering.chain.bad(error, events.len(), &mut bad);
+                        pending.gathering = None;
+                    }
+                }
+                self.place = Place::behind(at);
+                pending.next += 1;
+                continue;
+            }
+            match decode(&mut self.decoder, pending, &mut self.place, &mut events, &mut bad)? {
+                Reached::End => self.pending = None,
+                Reached::Full => break,
+                Reached::Transaction(gathering) => {
+                    pending.gathering = Some(gathering);
+                    // What is before it goes first.
+                    if self.place != began || !events.is_empty() || !bad.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(Batch { events, bad, end: self.position(), head: self.head, bytes })
+    }
+}
+
+fn decode(
+    decoder: &mut Decoder,
+    pending: &mut Pending,
+    place: &mut Place,
+    events: &mut Vec<oplogue_api::Event>,
+    bad: &mut Vec<oplogue_api::BadEvent>,
+) -> Result<Reached> {
+    let mut delivered = 0;
+    let mut reached = Reached::End;
+    for entry in pending.reply.entries(pending.next) {
+        if events.len() >= MOST_EVENTS {
+            reached = Reached::Full;
+            break;
+        }
+        let decoded = decoder.entry(&entry?, events, bad);
+        if let (Outcome::NeedsChain(chain), Some(at)) = (decoded.outcome, decoded.at) {
+            reached = Reached::Transaction(Gathering::new(chain, at));
+            break;
+        }
+        if let Some(at) = decoded.at {
+            *place = Place::behind(at);
+        }
+        delivered += 1;
+    }
+    pending.next += delivered;
+    Ok(reached)
+}
+
+/// Why the entry at the position is not there.
+async fn missing(log: &Log, at: OpTime, found: Option<OpTime>) -> Error {
+    let Some(found) = found else {
+        return Error::transient("the server has not come as far as the position yet")
+            .hint("a member that lags behind is being read, or one that is rolling back");
+    };
+    if found.ts > at.ts {
+        match log.oldest(Phase::Resume).await {
+            Ok(Some(oldest)) if oldest.at.ts <= at.ts => {}
+            Ok(_) => return rolled_over(),
+            Err(e) => return e,
+        }
+    }
+    Error::position_lost("the entry at the position is no longer in the oplog: it was rolled back after an election")
+        .hint("events that were rolled back may have been delivered: resync what is behind this route, then reset the position or set on_position_lost; read_concern = \"majority\" never delivers such events")
+}
+
+fn rolled_over() -> Error {
+    Error::position_lost("the oplog no longer reaches back to the position")
+        .hint("the events in between are lost to this route: enlarge the oplog (replSetResizeOplog) or keep stops shorter; then resync and reset the position, or set on_position_lost")
+}
