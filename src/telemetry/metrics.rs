@@ -323,3 +323,6 @@ fn process_families() -> Vec<MetricFamily> {
     }
     families
 }
+
+#[cfg(test)]
+mod tests;
