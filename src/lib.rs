@@ -1,6 +1,21 @@
 //! oplogue: a plugin-based change-data-capture router for MongoDB.
+//!
+//! A program with plugins of its own is ten lines:
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     let mut registry = oplogue::builtin::registry();
+//!     // my_plugins::register(&mut registry);
+//!     oplogue::main_with(registry)
+//! }
+//! ```
 #![deny(missing_docs)]
 
+pub mod builtin;
+mod cli;
 pub mod config;
 pub mod engine;
 pub mod telemetry;
+
+pub use cli::main_with;
+pub use oplogue_api as api;

@@ -10,9 +10,10 @@ use toml::{
 
 use super::{
     LogPlan,
-    fields::{Checked, check, kind_name, listing},
+    fields::{Checked, check, kind_name},
     report::{Report, Span},
 };
+use crate::telemetry::log::check_level;
 
 pub(super) static HTTP: [Field; 1] = [Field::new(
     "listen",
@@ -156,20 +157,10 @@ fn listen(report: &mut Report<'_>, http: &Checked) -> Option<SocketAddr> {
     }
 }
 
-const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-
 fn level(report: &mut Report<'_>, log: &Checked) -> Option<String> {
     let level = log.text("level")?;
-    let is_word = level.value.bytes().all(|b| b.is_ascii_alphanumeric());
-    // A filter takes a mistyped level for the name of a module, and then logs nothing: so a lone word must be a level.
-    let is_right = match is_word {
-        true => LEVELS.contains(&level.value.to_ascii_lowercase().as_str()),
-        false => tracing_subscriber::EnvFilter::try_new(&level.value).is_ok(),
-    };
-    if !is_right {
-        let help = super::fields::did_you_mean(&level.written, LEVELS)
-            .unwrap_or_else(|| listing("levels", LEVELS) + "; or a filter such as \"info,oplogue=debug\"");
-        report.error(&level.span, "`level` is no log level and no filter", Some(help));
+    if let Err(e) = check_level(&level.value) {
+        report.plugin_error(&level.span, "`level`", &e);
     }
     Some(level.value.clone())
 }

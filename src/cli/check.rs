@@ -1,0 +1,174 @@
+//! `oplogue check FILE [--connect]`.
+
+use std::{collections::BTreeSet, fmt::Write as _, future::Future, path::Path, sync::Arc, time::Duration};
+
+use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Severity, Sink};
+
+use super::{DONE, FAILED, file, output, runtime};
+use crate::config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan};
+
+/// How long a server may take to answer all questions.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
+    let plan = match file::plan(path, registry) {
+        Ok(plan) => plan,
+        Err(code) => return code,
+    };
+    let mut out = String::new();
+    let count = plan.routes.len();
+    let _ = writeln!(out, "{}: {count} route{}", path.display(), if count == 1 { "" } else { "s" });
+    for route in &plan.routes {
+        let _ = writeln!(out, "  {}", summary(route));
+    }
+    let code = output::answer(&out);
+    if !connect || code != DONE {
+        return code;
+    }
+    match file::log_quietly(&plan).and_then(|()| runtime()) {
+        Ok(runtime) => {
+            let code = runtime.block_on(ask(&plan));
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            code
+        }
+        Err(code) => code,
+    }
+}
+
+/// `name: factory (mongo-oplog) -> app, no-pii -> meteor (redis-oplog)`.
+fn summary(route: &RoutePlan) -> String {
+    let via: String = match route.via.as_slice() {
+        [] => String::new(),
+        via => format!(" -> {}", via.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ")),
+    };
+    format!(
+        "{}: {} ({}){via} -> {} ({})",
+        route.name, route.source.name, route.source.kind, route.sink.name, route.sink.kind
+    )
+}
+
+/// Asks everything that the plan uses, all at once, and prints the answers in order.
+async fn ask(plan: &Plan) -> u8 {
+    let mut asked = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut add = |title: String, answer: tokio::task::JoinHandle<Vec<Finding>>| asked.push((title, answer));
+
+    for (name, node) in &plan.sources {
+        let route = plan.routes.iter().find(|r| r.source.name == *name);
+        let context = route.map_or_else(Context::default, |r| context(r, name));
+        let node = node.clone();
+        add(
+            format!("source {name} ({})", node.kind),
+            patiently(async move {
+                match node.build(&Context { name: node.name.clone(), ..context }) {
+                    Ok(mut source) => {
+                        let findings = source.check().await;
+                        source.close().await;
+                        findings
+                    }
+                    Err(e) => vec![e.into()],
+                }
+            }),
+        );
+    }
+    for route in &plan.routes {
+        let mut sinks = vec![&route.sink];
+        if let OnBadEvent::DeadLetter(sink) = &route.on_bad_event {
+            sinks.push(sink);
+        }
+        for node in sinks {
+            if seen.insert(("sink", node.name.clone())) {
+                let built = node.build(&context(route, &node.name));
+                add(
+                    format!("sink {} ({})", node.name, node.kind),
+                    patiently(async move {
+                        match built {
+                            Ok(sink) => sink.check().await,
+                            Err(e) => vec![e.into()],
+                        }
+                    }),
+                );
+            }
+        }
+        let (title, key, store) = match store(route) {
+            Ok((store, place)) => (format!("checkpoints {place}"), place, Ok(store)),
+            Err(e) => (format!("checkpoints of route {}", route.name), route.name.clone(), Err(e)),
+        };
+        if seen.insert(("store", key)) {
+            add(
+                title,
+                patiently(async move {
+                    match store {
+                        Ok(store) => store.check().await,
+                        Err(e) => vec![e.into()],
+                    }
+                }),
+            );
+        }
+    }
+
+    let mut worst = DONE;
+    for (title, answer) in asked {
+        let findings = answer.await.unwrap_or_else(|_| vec![Error::bug("the check panicked").into()]);
+        if findings.iter().any(|f| f.severity == Severity::Error) {
+            worst = FAILED;
+        }
+        let code = output::answer(&render(&title, &findings, output::answers_in_colour()));
+        worst = worst.max(code);
+    }
+    worst
+}
+
+fn patiently(check: impl Future<Output = Vec<Finding>> + Send + 'static) -> tokio::task::JoinHandle<Vec<Finding>> {
+    tokio::spawn(async move {
+        tokio::time::timeout(PATIENCE, check).await.unwrap_or_else(|_| {
+            let late = Error::transient(format!("no answer within {} seconds", PATIENCE.as_secs()));
+            vec![late.hint("see whether the server runs, and whether a firewall lies between").into()]
+        })
+    })
+}
+
+fn context(route: &RoutePlan, name: &str) -> Context {
+    Context {
+        name: name.to_owned(),
+        route: Some(route.name.clone()),
+        source: Some(route.source.name.clone()),
+        state_dir: route.state_dir.clone(),
+    }
+}
+
+/// The store of a route's checkpoint, and where that is, in words.
+pub fn store(route: &RoutePlan) -> Result<(Arc<dyn CheckpointStore>, String)> {
+    let sink: Arc<dyn Sink> = route.sink.build(&context(route, &route.sink.name))?;
+    match (&route.checkpoint, sink.checkpoints()) {
+        (CheckpointPlan::Sink(_), Some(store)) => {
+            Ok((store, format!("with the sink {} ({})", route.sink.name, route.sink.kind)))
+        }
+        (CheckpointPlan::Sink(node) | CheckpointPlan::Store(node), _) => {
+            let place = match node.kind {
+                "file" => format!("in files under {}", route.state_dir.display()),
+                kind => format!("in the store `{kind}`"),
+            };
+            Ok((node.build(&context(route, &node.name))?, place))
+        }
+    }
+}
+
+fn render(title: &str, findings: &[Finding], colour: bool) -> String {
+    let mut out = format!("{}\n", output::paint(colour, "1", title));
+    if findings.is_empty() {
+        out.push_str("  nothing to check\n");
+    }
+    for finding in findings {
+        let mark = match finding.severity {
+            Severity::Ok => output::paint(colour, "32", "✓"),
+            Severity::Warning => output::paint(colour, "33", "!"),
+            Severity::Error => output::paint(colour, "31", "✗"),
+        };
+        let _ = writeln!(out, "  {mark} {}", finding.what);
+        if let Some(hint) = &finding.hint {
+            let _ = writeln!(out, "    hint: {hint}");
+        }
+    }
+    out
+}

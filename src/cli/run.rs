@@ -1,0 +1,84 @@
+//! `oplogue run FILE`.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use oplogue_api::Registry;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{DONE, FAILED, MISUSED, file, output, runtime};
+use crate::{
+    config::Plan,
+    engine::Engine,
+    telemetry::{Telemetry, http::HttpThread, log},
+};
+
+pub fn run(path: &Path, registry: &Registry) -> u8 {
+    file::code(start(path, registry))
+}
+
+fn start(path: &Path, registry: &Registry) -> Result<(), u8> {
+    let plan = file::plan(path, registry)?;
+    if plan.routes.is_empty() {
+        output::complain("there is nothing to run: the file has no routes");
+        return Err(MISUSED);
+    }
+    log::init(&plan.log).map_err(|e| file::failed(&e).max(MISUSED))?;
+    let runtime = runtime()?;
+    let code = runtime.block_on(supervise(plan));
+    // A task that does not end must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if code == DONE { Ok(()) } else { Err(code) }
+}
+
+async fn supervise(plan: Plan) -> u8 {
+    let stop = CancellationToken::new();
+    let listen = plan.http;
+    let grace = plan.shutdown_grace;
+    let mut telemetry = Telemetry::new();
+    let engine = Engine::new(plan, &mut telemetry, stop.clone());
+    let telemetry = Arc::new(telemetry);
+    // Kept until the routes have ended, so that /readyz tells of the last of them.
+    let _http = match listen.map(|address| HttpThread::start(address, Arc::clone(&telemetry))).transpose() {
+        Ok(http) => http,
+        Err(e) => return file::failed(&e),
+    };
+    tokio::spawn(async move {
+        asked_to_stop().await;
+        info!(grace_seconds = grace.as_secs_f64(), "stopping; a second signal ends the process at once");
+        stop.cancel();
+        asked_to_stop().await;
+        error!("ended at once: what was not delivered comes again at the next start");
+        std::process::exit(i32::from(FAILED));
+    });
+    let outcome = engine.run().await;
+    for (route, e) in &outcome.failed {
+        error!(route, kind = e.kind().name(), hint = e.get_hint(), "{e}");
+    }
+    if outcome.failed.is_empty() { DONE } else { FAILED }
+}
+
+/// Returns at SIGINT or SIGTERM.
+pub async fn asked_to_stop() {
+    let interrupted = async {
+        // Without a signal to wait for the process can still be killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending::<()>().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated => {}
+    }
+}
