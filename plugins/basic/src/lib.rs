@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod extjson;
+mod filter;
 mod null;
 
 pub use checkpoints::FileStore;
@@ -16,5 +17,6 @@ use oplogue_api::Registry;
 /// When one of their names is taken.
 pub fn register(r: &mut Registry) {
     checkpoints::register(r);
+    filter::register(r);
     null::register(r);
 }
