@@ -105,7 +105,7 @@ impl Interned {
             None => return Err(broken("has no ns")),
         };
         let slice = |d: &RawDocument| raw.slice(d);
-        let key = f.key.map(slice);
+        let key = f.key.filter(|_| !op.is_barrier()).map(slice);
         if key.is_none() && !op.is_barrier() {
             return Err(broken("has no documentKey"));
         }

@@ -203,7 +203,8 @@ impl ChangeStream {
             events: assembled.events,
             bad: assembled.bad,
             end: self.stream.position(&assembled.end.token, assembled.end.time),
-            head: assembled.head,
+            // A stream that is opened now stands one tick behind the newest entry.
+            head: assembled.head.max(assembled.end.time),
             bytes: assembled.bytes,
         }
     }
@@ -211,7 +212,11 @@ impl ChangeStream {
     /// The server takes its time: is it still there? If so, the batch says how far behind it the stream is.
     async fn heartbeat(&mut self) -> Result<Batch> {
         let client = self.client().await?;
-        let reply = client::run(&client.database("admin"), doc! {"ping": 1}, Phase::Read).await?;
+        let admin = client.database("admin");
+        let ping = client::run(&admin, doc! {"ping": 1}, Phase::Read);
+        let reply = tokio::time::timeout(PATIENCE, ping)
+            .await
+            .map_err(|_| Error::transient("the MongoDB server does not answer any more"))??;
         let open = self.open.as_mut().ok_or_else(not_open)?;
         if let Ok(now) = reply.get_timestamp("operationTime") {
             open.head = open.head.max(now);
