@@ -32,6 +32,15 @@ impl Saver {
         self.saved.as_ref()
     }
 
+    /// Takes the checkpoint over: an older process that still runs this route finds it moved at its next save, and stops.
+    /// A store that is shared by twins is left alone.
+    pub async fn claim(&mut self) -> Result<()> {
+        let Some(position) = self.saved.take() else { return Ok(()) };
+        let claimed = if self.store.is_shared() { Ok(()) } else { self.save(&position).await };
+        self.saved.get_or_insert(position);
+        claimed
+    }
+
     /// Stores `mark` unless it is stored already. On return the store holds `mark` or, where the store is shared with a
     /// twin of this route, a position that the twin has put there: see [`Saver::saved`].
     ///
@@ -47,8 +56,8 @@ impl Saver {
             let known = self.tried.replace(next.clone());
             let stored = match self.store.save(&self.route, &next).await? {
                 Saved::Stored => next,
+                // Our own earlier save, the reply to which was lost.
                 Saved::Superseded(other) if known.as_ref() == Some(&other) => {
-                    // Our own earlier save, the reply to which was lost.
                     self.accept(other);
                     continue;
                 }

@@ -168,7 +168,10 @@ impl Route {
             return Ok(Opened { source, saver, position, gap: None });
         };
         match self.open_source(&mut source, Some(&saved)).await {
-            Ok(position) => Ok(Opened { source, saver, position, gap: None }),
+            Ok(position) => {
+                self.claim_patiently(&mut saver).await?;
+                Ok(Opened { source, saver, position, gap: None })
+            }
             Err(e) if e.kind() == ErrorKind::PositionLost && self.plan.on_position_lost == OnPositionLost::FromNow => {
                 let position = self.open_now(&mut source).await?;
                 // I4: seen in the log, the metrics and by the sink.
@@ -204,6 +207,16 @@ impl Route {
             match source.open(StartAt::Now, &Interest::default()).await {
                 Ok(position) => return Ok(position),
                 Err(e) => self.wait(Place::Source, e, &mut backoff).await?,
+            }
+        }
+    }
+
+    async fn claim_patiently(&self, saver: &mut Saver) -> Result<()> {
+        let mut backoff = Backoff::new();
+        loop {
+            match saver.claim().await {
+                Ok(()) => return Ok(()),
+                Err(e) => self.wait(Place::Checkpoint, e, &mut backoff).await?,
             }
         }
     }

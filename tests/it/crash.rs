@@ -1,0 +1,218 @@
+//! kill -9 at random points: no gap, order per key kept, repeats only behind the checkpoint, and none for subscribers of
+//! Redis.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use mongodb::bson::{Document, doc};
+use oplogue_testkit::{servers, unique};
+use serde_json::Value;
+
+use crate::{
+    process::Oplogue,
+    subscriber::Subscriber,
+    support::{Chance, source},
+};
+
+const KEYS: u64 = 7;
+const KILLS: usize = 6;
+
+/// Writes numbered changes until told to stop; what it returns was acknowledged, as (key, number).
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<Vec<(i64, u64)>>,
+}
+
+impl Writer {
+    async fn start(db: &str) -> Writer {
+        let client = servers::mongo().await.client().await;
+        let coll = client.database(db).collection::<Document>("c");
+        for key in 0..KEYS as i64 {
+            coll.insert_one(doc! {"_id": key}).await.expect("a document to update");
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut written = Vec::new();
+            let mut number = 0u64;
+            while !stopping.load(Ordering::Relaxed) {
+                number += 1;
+                let key = (number % KEYS) as i64;
+                // The field's name carries the number, since redis-oplog messages carry names, not values; the document is
+                // emptied now and then so that it stays small.
+                let name = format!("n{number}");
+                let update = if number % 500 < KEYS {
+                    coll.replace_one(doc! {"_id": key}, doc! {"_id": key, &name: 1}).await.map(|_| ())
+                } else {
+                    coll.update_one(doc! {"_id": key}, doc! {"$set": {&name: 1}}).await.map(|_| ())
+                };
+                update.expect("an acknowledged write");
+                written.push((key, number));
+            }
+            written
+        });
+        Writer { stop, task }
+    }
+
+    async fn finish(self) -> Vec<(i64, u64)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("the writer")
+    }
+}
+
+/// Kills and restarts the process at random points while the writer writes.
+async fn torment(oplogue: &mut Oplogue, chance: &mut Chance) {
+    for round in 0..KILLS {
+        // Now and then before it has even come up.
+        let wait = Duration::from_millis(chance.below(if round % 3 == 2 { 150 } else { 1500 }));
+        tokio::time::sleep(wait).await;
+        oplogue.kill();
+        if round % 2 == 0 {
+            oplogue.start();
+        } else {
+            oplogue.spawn();
+        }
+    }
+}
+
+async fn killed_writing_to_a_file(kind: &str) {
+    let db = unique("crash");
+    let mut chance = Chance::new();
+    let uri = servers::mongo().await.uri();
+    let mut oplogue = Oplogue::new(&format!(
+        r#"
+        {}
+        [transforms.mine]
+        type = "filter"
+        namespaces = ["{db}.c"]
+        operations = ["update", "replace"]
+        [sinks.out]
+        type = "stdout"
+        [[routes]]
+        name = "file"
+        from = ["a"]
+        via = ["mine"]
+        to = ["out"]
+        "#,
+        source(kind, &uri)
+    ));
+    oplogue.start();
+    let writer = Writer::start(&db).await;
+    torment(&mut oplogue, &mut chance).await;
+    let written = writer.finish().await;
+    assert!(written.len() > 20, "the writer wrote {}", written.len());
+    oplogue.wait("caught up", |o| {
+        let seen: std::collections::HashSet<u64> = o.events().iter().map(number).collect();
+        written.iter().all(|(_, n)| seen.contains(n))
+    });
+    assert!(oplogue.terminate().success());
+
+    let events = oplogue.events();
+    let mut backward = 0;
+    let mut last: HashMap<i64, u64> = HashMap::new();
+    for event in &events {
+        let key = event["key"]["_id"].as_i64().expect("an integer key");
+        let before = last.insert(key, number(event));
+        if before.is_some_and(|before| before >= number(event)) {
+            backward += 1;
+        }
+    }
+    // A repeat begins at one place, and shows on each key at the most once a restart.
+    assert!(backward <= KILLS * KEYS as usize, "{backward} steps back by {KILLS} kills, seed {}", chance.seed());
+    // In the order of first sight nothing overtakes, per key.
+    let mut seen: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
+    for event in &events {
+        let of_key = seen.entry(event["key"]["_id"].as_i64().unwrap()).or_default();
+        if !of_key.contains(&number(event)) {
+            of_key.push(number(event));
+        }
+    }
+    let mut expected: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
+    for (key, n) in written {
+        expected.entry(key).or_default().push(n);
+    }
+    assert_eq!(seen, expected, "seed {}", chance.seed());
+}
+
+/// The number in the field's name: `n17`.
+fn number(event: &Value) -> u64 {
+    let names = match &event["after"] {
+        Value::Object(after) => after.keys().cloned().collect::<Vec<_>>(),
+        _ => event["update"]["set"].as_object().expect("a $set").keys().cloned().collect(),
+    };
+    names.iter().find_map(|n| n.strip_prefix('n')?.parse().ok()).expect("a numbered field")
+}
+
+async fn killed_publishing_to_redis(kind: &str) {
+    let db = unique("crash");
+    let mut chance = Chance::new();
+    let uri = servers::mongo().await.uri();
+    let redis = servers::redis().await;
+    let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
+    let mut oplogue = Oplogue::new(&format!(
+        r#"
+        {}
+        [transforms.mine]
+        type = "filter"
+        namespaces = ["{db}.c"]
+        operations = ["update", "replace"]
+        [sinks.meteor]
+        type = "redis-oplog"
+        url = "{}"
+        metadata_prefix = "{db}::"
+        [[routes]]
+        name = "publish"
+        from = ["a"]
+        via = ["mine"]
+        to = ["meteor"]
+        "#,
+        source(kind, &uri),
+        redis.url()
+    ));
+    oplogue.start();
+    let writer = Writer::start(&db).await;
+    torment(&mut oplogue, &mut chance).await;
+    let written = writer.finish().await;
+    assert!(written.len() > 20, "the writer wrote {}", written.len());
+    oplogue.wait("caught up", |_| subscriber.count() >= written.len());
+    assert!(oplogue.terminate().success());
+
+    // Exactly once, and in the order of writing: one writer, one channel.
+    let got: Vec<(i64, u64)> = subscriber
+        .messages()
+        .iter()
+        .map(|m| {
+            let m: Value = serde_json::from_str(m).expect("JSON");
+            let field =
+                m["f"].as_array().and_then(|f| f.iter().find_map(|n| n.as_str()?.strip_prefix('n'))).expect("f");
+            (m["d"]["_id"].as_i64().expect("an integer id"), field.parse().expect("a number"))
+        })
+        .collect();
+    assert_eq!(got, written, "seed {}", chance.seed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oplog_to_a_file_survives_kill_9() {
+    killed_writing_to_a_file("mongo-oplog").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_stream_to_a_file_survives_kill_9() {
+    killed_writing_to_a_file("mongo-change-stream").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oplog_to_redis_survives_kill_9_without_a_repeat() {
+    killed_publishing_to_redis("mongo-oplog").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_stream_to_redis_survives_kill_9_without_a_repeat() {
+    killed_publishing_to_redis("mongo-change-stream").await;
+}

@@ -1,0 +1,484 @@
+//! The engine over sources and sinks in memory, with the clock paused: retries, order, checkpoints, policies, shutdown.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use mongodb::bson::doc;
+use oplogue::{
+    config::{CheckpointPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan},
+    engine::{Engine, Outcome as EngineOutcome},
+    telemetry::Telemetry,
+};
+use oplogue_api::{
+    CheckpointStore, ErrorKind, Op, Options, Ordering, Sink, SinkBuild, Source, SourceBuild, StoreBuild,
+};
+use oplogue_testkit::sample::{self, MemoryLog, MemorySink, MemoryStore, Outcome};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::Chance;
+
+struct Bench {
+    log: MemoryLog,
+    sink: MemorySink,
+    store: MemoryStore,
+    routes: Vec<RoutePlan>,
+}
+
+struct Running {
+    stop: CancellationToken,
+    telemetry: Arc<Telemetry>,
+    task: JoinHandle<EngineOutcome>,
+}
+
+impl Running {
+    async fn stop(self) -> EngineOutcome {
+        self.stop.cancel();
+        self.task.await.expect("the engine")
+    }
+    async fn end(self) -> EngineOutcome {
+        self.task.await.expect("the engine")
+    }
+    fn metrics(&self) -> String {
+        self.telemetry.metrics.render(&self.telemetry.routes)
+    }
+    fn view(&self) -> serde_json::Value {
+        serde_json::to_value(self.telemetry.routes[0].snapshot()).expect("JSON")
+    }
+}
+
+fn source_node(log: &MemoryLog) -> Node<SourceBuild> {
+    let log = log.clone();
+    let build: Arc<SourceBuild> = Arc::new(move |_, _| Ok(Box::new(log.source().batch(10)) as Box<dyn Source>));
+    Node { name: "log".into(), kind: "memory", options: Options::default(), build }
+}
+
+fn sink_node(sink: &MemorySink) -> Node<SinkBuild> {
+    let sink = sink.clone();
+    let build: Arc<SinkBuild> = Arc::new(move |_, _| Ok(Arc::new(sink.clone()) as Arc<dyn Sink>));
+    Node { name: "sink".into(), kind: "memory", options: Options::default(), build }
+}
+
+fn store_node(store: &MemoryStore) -> Node<StoreBuild> {
+    let store = store.clone();
+    let build: Arc<StoreBuild> = Arc::new(move |_, _| Ok(Arc::new(store.clone()) as Arc<dyn CheckpointStore>));
+    Node { name: "store".into(), kind: "memory", options: Options::default(), build }
+}
+
+fn route(name: &str, log: &MemoryLog, sink: &MemorySink, store: &MemoryStore) -> RoutePlan {
+    RoutePlan {
+        name: name.into(),
+        source: source_node(log),
+        via: Vec::new(),
+        sink: sink_node(sink),
+        checkpoint: CheckpointPlan::Store(store_node(store)),
+        on_position_lost: OnPositionLost::Stop,
+        on_bad_event: OnBadEvent::Stop,
+        max_in_flight: 1 << 20,
+        lanes: 4,
+        max_batch: 50,
+        checkpoint_interval: Duration::from_secs(1),
+        state_dir: PathBuf::from("."),
+    }
+}
+
+impl Bench {
+    fn new(ordering: Ordering) -> Bench {
+        let (log, sink, store) = (MemoryLog::new("a"), MemorySink::new().ordering(ordering), MemoryStore::new());
+        let routes = vec![route("r", &log, &sink, &store)];
+        Bench { log, sink, store, routes }
+    }
+
+    fn push(&self, n: usize) {
+        for i in 0..n {
+            self.log.push(sample::update("d.c", (i % 7) as i32, doc! {"n": i as i32}));
+        }
+    }
+
+    fn run(&self) -> Running {
+        let plan = Plan {
+            http: None,
+            log: LogPlan::default(),
+            shutdown_grace: Duration::from_secs(10),
+            routes: self.routes.clone(),
+            sources: Default::default(),
+        };
+        let mut telemetry = Telemetry::new();
+        let stop = CancellationToken::new();
+        let engine = Engine::new(plan, &mut telemetry, stop.clone());
+        Running { stop, telemetry: Arc::new(telemetry), task: tokio::spawn(engine.run()) }
+    }
+
+    /// Every event of the log is there; per key, in the order of first sight, they are in source order.
+    fn assert_complete_and_ordered(&self) {
+        let mut seen: HashMap<String, Vec<_>> = HashMap::new();
+        for d in self.sink.deliveries() {
+            let of_key = seen.entry(format!("{:?}", d.key.map(|k| k.as_bytes().to_vec()))).or_default();
+            if !of_key.contains(&d.id) {
+                of_key.push(d.id);
+            }
+        }
+        let mut expected: HashMap<String, Vec<_>> = HashMap::new();
+        for e in self.log.events() {
+            let key = format!("{:?}", e.key.as_ref().map(|k| k.as_bytes().to_vec()));
+            expected.entry(key).or_default().push(e.id());
+        }
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_arrives_once_in_order_and_the_checkpoint_follows() {
+    for ordering in [Ordering::Total, Ordering::PerKey] {
+        let b = Bench::new(ordering);
+        b.push(500);
+        let running = b.run();
+        b.sink.wait_len(500).await;
+        b.push(33);
+        b.sink.wait_len(533).await;
+        assert!(running.stop().await.failed.is_empty());
+        assert_eq!(b.sink.len(), 533);
+        b.assert_complete_and_ordered();
+        if ordering == Ordering::Total {
+            assert_eq!(b.sink.ids(), b.log.ids());
+        }
+        let saved = b.store.get("r").expect("a checkpoint");
+        assert_eq!(saved.position, b.log.end());
+        assert_eq!((b.sink.closes(), b.log.closes()), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_resumes_behind_the_checkpoint() {
+    let b = Bench::new(Ordering::Total);
+    b.push(20);
+    let running = b.run();
+    b.sink.wait_len(20).await;
+    running.stop().await;
+    b.push(5);
+    let running = b.run();
+    b.sink.wait_len(25).await;
+    running.stop().await;
+    assert_eq!(b.sink.ids(), b.log.ids(), "nothing twice, nothing missing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_initial_position_is_durable_before_anything_is_delivered() {
+    let b = Bench::new(Ordering::Total);
+    b.sink.hold();
+    b.push(3);
+    let running = b.run();
+    while b.sink.writing() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(b.store.get("r").expect("saved before the first write").position, b.log.start());
+    b.sink.release();
+    b.sink.wait_len(3).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_source_moves_the_checkpoint() {
+    let b = Bench::new(Ordering::PerKey);
+    b.push(1);
+    let running = b.run();
+    b.sink.wait_len(1).await;
+    for _ in 0..5 {
+        b.log.tick();
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(b.store.get("r").unwrap().position, b.log.end());
+    assert_eq!(b.log.committed().last(), Some(&b.log.end()), "the source is told");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_fails_holds_the_checkpoint_and_loses_nothing() {
+    let b = Bench::new(Ordering::PerKey);
+    b.sink.judge(|e| (e.id().time.time % 3 == 0).then_some(ErrorKind::Transient));
+    b.push(100);
+    let running = b.run();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let held = b.store.get("r").unwrap().position;
+    assert!(held.time < b.log.end().time, "I1: the checkpoint waits for what is not delivered");
+    assert_eq!(running.view()["state"], "retrying");
+    assert!(running.metrics().contains("oplogue_retries_total{kind=\"transient\",place=\"sink\",route=\"r\"}"));
+    b.sink.forgive();
+    b.sink.wait_len(100).await;
+    running.stop().await;
+    b.assert_complete_and_ordered();
+    assert_eq!(b.sink.len(), 100, "what was accepted is not written again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seeded_storm_of_faults_loses_nothing_and_keeps_the_order() {
+    for _ in 0..30 {
+        let mut chance = Chance::new();
+        let ordering = if chance.below(2) == 0 { Ordering::Total } else { Ordering::PerKey };
+        let b = Bench::new(ordering);
+        for i in 0..300 {
+            match chance.below(40) {
+                0 => b.log.push_error(ErrorKind::Transient),
+                1 => b.log.tick(),
+                2 => {
+                    b.log.push(sample::barrier(Op::Other, "d.c"));
+                }
+                3 => {
+                    b.log.push_txn((0..5).map(|k| sample::update("d.c", k, doc! {"n": i})).collect());
+                }
+                _ => {
+                    b.log.push(sample::update("d.c", chance.below(9) as i32, doc! {"n": i}));
+                }
+            }
+        }
+        b.sink.script((0..60).map(|_| match chance.below(6) {
+            0 => Outcome::Fail(ErrorKind::Transient),
+            1 => Outcome::FailAfter(ErrorKind::Transient),
+            2 => Outcome::Partial(chance.below(10) as usize),
+            3 if chance.below(8) == 0 => Outcome::Panic,
+            _ => Outcome::Accept,
+        }));
+        b.log.fail_open(ErrorKind::Transient);
+        b.sink.fail_open(ErrorKind::Transient);
+        b.log.finish();
+        let outcome = b.run().end().await;
+        assert!(outcome.failed.is_empty(), "seed {}: {:?}", chance.seed(), outcome.failed);
+        println!("seed {}", chance.seed());
+        b.assert_complete_and_ordered();
+        assert_eq!(b.store.get("r").unwrap().position, b.log.end());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_barrier_waits_for_everything_before_it_and_holds_everything_behind() {
+    let b = Bench::new(Ordering::PerKey);
+    b.push(40);
+    let barrier = b.log.push(sample::barrier(Op::Drop, "d.c"));
+    b.push(40);
+    b.log.finish();
+    assert!(b.run().end().await.failed.is_empty());
+    let ids = b.sink.ids();
+    let at = ids.iter().position(|id| *id == barrier).expect("the barrier arrives");
+    assert_eq!(at, 40);
+    assert!(ids[..at].iter().all(|id| *id < barrier) && ids[at + 1..].iter().all(|id| *id > barrier));
+    assert!(b.sink.writes().iter().any(|w| w == &[barrier]), "alone in its write");
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_bounded_by_the_window_whatever_the_backlog() {
+    let mut b = Bench::new(Ordering::Total);
+    b.routes[0].max_in_flight = 20_000;
+    b.sink.hold();
+    b.push(5000);
+    let running = b.run();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let in_flight = running.view()["in_flight_bytes"].as_u64().expect("a number");
+    assert!(in_flight > 0 && in_flight <= 20_000, "{in_flight}");
+    b.sink.release();
+    b.sink.wait_len(5000).await;
+    running.stop().await;
+    assert_eq!(b.sink.ids(), b.log.ids());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_broken_route_neither_stops_nor_delays_another() {
+    let mut b = Bench::new(Ordering::Total);
+    let (broken, held) = (MemorySink::new(), MemorySink::new());
+    broken.judge(|_| Some(ErrorKind::Operator));
+    held.hold();
+    b.routes.push(route("broken", &b.log, &broken, &MemoryStore::new()));
+    b.routes.push(route("held", &b.log, &held, &MemoryStore::new()));
+    b.push(1000);
+    let running = b.run();
+    b.sink.wait_len(1000).await;
+    b.push(10);
+    b.sink.wait_len(1010).await;
+    let text = running.metrics();
+    assert!(text.contains("oplogue_route_up{route=\"r\"} 1"), "{text}");
+    assert!(text.contains("oplogue_route_up{route=\"broken\"} 0"), "{text}");
+    held.release();
+    let outcome = running.stop().await;
+    assert_eq!(outcome.failed.len(), 1);
+    assert_eq!(outcome.failed[0].0, "broken");
+    assert_eq!(outcome.failed[0].1.kind(), ErrorKind::Operator);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_position_stops_the_route_by_default() {
+    let b = Bench::new(Ordering::Total);
+    b.push(5);
+    b.run().stop_after(&b.sink, 5).await;
+    b.push(5);
+    b.log.truncate();
+    b.push(5);
+    let outcome = b.run().end().await;
+    assert_eq!(outcome.failed[0].1.kind(), ErrorKind::PositionLost);
+    assert_eq!(b.sink.len(), 5, "I4: no silent jump");
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_now_goes_on_with_a_gap_event() {
+    let mut b = Bench::new(Ordering::PerKey);
+    b.routes[0].on_position_lost = OnPositionLost::FromNow;
+    b.push(5);
+    b.run().stop_after(&b.sink, 5).await;
+    b.push(5);
+    b.log.truncate();
+    let running = b.run();
+    b.sink.wait_len(6).await;
+    let gap = b.sink.deliveries().pop().unwrap();
+    assert_eq!(gap.op, Op::Gap);
+    assert!(gap.event.raw.get_timestamp("from").unwrap() < gap.event.raw.get_timestamp("to").unwrap());
+    let after = b.log.push(sample::update("d.c", 1, doc! {"n": 1}));
+    b.sink.wait_len(7).await;
+    assert_eq!(b.sink.ids().last(), Some(&after));
+    assert!(running.metrics().contains("oplogue_gaps_total{route=\"r\"} 1"));
+    assert!(running.stop().await.failed.is_empty());
+}
+
+impl Running {
+    async fn stop_after(self, sink: &MemorySink, events: usize) {
+        sink.wait_len(events).await;
+        self.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_events_stop_are_skipped_or_become_dead_letters() {
+    let mut b = Bench::new(Ordering::PerKey);
+    b.push(3);
+    b.log.push_bad(Some("d.c"));
+    b.push(3);
+    let poison = b.log.push(sample::update("d.c", "poison", doc! {"n": 1}));
+    b.push(3);
+    b.log.finish();
+    b.sink.judge(move |e| (e.id() == poison).then_some(ErrorKind::Data));
+
+    let outcome = b.run().end().await;
+    let e = &outcome.failed[0].1;
+    assert_eq!(e.kind(), ErrorKind::Data);
+    assert!(e.get_hint().unwrap().contains("on_bad_event"), "{e}");
+    assert!(b.store.get("r").unwrap().position.time < poison.time);
+
+    let letters = MemorySink::new();
+    b.routes[0].on_bad_event = OnBadEvent::DeadLetter(sink_node(&letters));
+    let running = b.run();
+    letters.wait_len(2).await;
+    let text = running.telemetry.clone();
+    assert!(running.end().await.failed.is_empty());
+    let raw = &letters.deliveries()[0].event.raw;
+    assert_eq!(raw.get_str("route").unwrap(), "r");
+    assert!(!raw.get_binary("event").unwrap().bytes.is_empty(), "the raw bytes are kept");
+    assert!(raw.get_str("error").is_ok());
+    let text = text.metrics.render(&text.routes);
+    assert!(text.contains("oplogue_events_total{outcome=\"dead_letter\",route=\"r\"} 2"), "{text}");
+    assert_eq!(b.store.get("r").unwrap().position, b.log.end());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_skipped_event_is_counted() {
+    let mut b = Bench::new(Ordering::Total);
+    b.routes[0].on_bad_event = OnBadEvent::Skip;
+    b.push(3);
+    b.log.push_bad(None);
+    b.push(3);
+    b.log.finish();
+    let running = b.run();
+    let telemetry = Arc::clone(&running.telemetry);
+    assert!(running.end().await.failed.is_empty());
+    let text = telemetry.metrics.render(&telemetry.routes);
+    assert!(text.contains("oplogue_events_total{outcome=\"skipped\",route=\"r\"} 1"), "{text}");
+    assert_eq!(b.sink.len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bug_restarts_the_route_five_times_and_no_more() {
+    let b = Bench::new(Ordering::Total);
+    b.push(10);
+    b.log.finish();
+    b.sink.script([Outcome::Panic; 5]);
+    assert!(b.run().end().await.failed.is_empty(), "five are survived");
+    assert_eq!(b.sink.ids(), b.log.ids());
+
+    let b = Bench::new(Ordering::Total);
+    b.push(10);
+    b.sink.script([Outcome::Panic; 6]);
+    let outcome = b.run().end().await;
+    assert_eq!(outcome.failed[0].1.kind(), ErrorKind::Bug);
+    assert!(b.sink.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_destination_ends_the_route_without_an_error() {
+    let b = Bench::new(Ordering::Total);
+    b.push(10);
+    b.sink.script([Outcome::Ended]);
+    assert!(b.run().end().await.failed.is_empty());
+    assert_eq!(b.store.get("r").unwrap().position, b.log.start(), "what it did not take is not passed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_delivers_what_was_read_and_saves_how_far_it_came() {
+    let b = Bench::new(Ordering::PerKey);
+    b.sink.hold();
+    b.push(200);
+    let running = b.run();
+    while b.sink.writing() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    running.stop.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    b.sink.release();
+    assert!(running.end().await.failed.is_empty());
+    let delivered = b.sink.len();
+    assert!(delivered > 0);
+    let saved = b.store.get("r").unwrap().position;
+    let covered = b.log.ids().iter().filter(|id| id.time <= saved.time).count();
+    assert_eq!(covered, delivered, "every delivered event is behind the checkpoint, none before it is missing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_ever_for_a_sink_that_hangs() {
+    let b = Bench::new(Ordering::PerKey);
+    b.sink.hold();
+    b.push(20);
+    let running = b.run();
+    while b.sink.writing() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(running.stop().await.failed.is_empty());
+    assert_eq!(b.store.get("r").unwrap().position, b.log.start());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_instances_on_one_checkpoint_notice_each_other() {
+    let b = Bench::new(Ordering::Total);
+    b.push(5);
+    let one = b.run();
+    b.sink.wait_len(5).await;
+    let two = b.run();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    b.push(5);
+    let (one, two) = tokio::join!(async { tokio::time::timeout(Duration::from_secs(20), one.task).await }, async {
+        tokio::time::timeout(Duration::from_secs(20), two.task).await
+    });
+    let failed: Vec<_> = [one, two].into_iter().flatten().flat_map(|o| o.expect("the engine").failed).collect();
+    assert_eq!(failed.len(), 1, "one of the two gives way");
+    assert_eq!(failed[0].1.kind(), ErrorKind::Operator);
+    assert!(failed[0].1.to_string().contains("another process"), "{}", failed[0].1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn twins_on_a_shared_checkpoint_run_side_by_side() {
+    let mut b = Bench::new(Ordering::Total);
+    b.store = MemoryStore::shared();
+    b.routes = vec![route("r", &b.log, &b.sink, &b.store)];
+    let (one, two) = (b.run(), b.run());
+    for _ in 0..20 {
+        b.push(10);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(one.stop().await.failed.is_empty());
+    assert!(two.stop().await.failed.is_empty());
+    assert_eq!(b.store.get("r").unwrap().position, b.log.end());
+    b.assert_complete_and_ordered();
+}

@@ -1,0 +1,34 @@
+//! Small pieces that several tests share.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+/// A `[sources.a]` table of either Mongo source.
+pub fn source(kind: &str, uri: &str) -> String {
+    format!("[sources.a]\ntype = \"{kind}\"\nuri = \"{uri}\"\n")
+}
+
+/// Random numbers from a seed that a failing test prints; `OPLOGUE_TEST_SEED` sets it.
+pub struct Chance {
+    seed: u64,
+    state: u64,
+}
+
+impl Chance {
+    pub fn new() -> Chance {
+        let given = std::env::var("OPLOGUE_TEST_SEED").ok().and_then(|s| s.parse().ok());
+        let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish()) | 1;
+        Chance { seed, state: seed }
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state % limit
+    }
+}
