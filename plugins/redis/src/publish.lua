@@ -4,7 +4,8 @@
 --          document, message ('' = the position was lost here)
 -- ARGV[2]  '1': leave out what is not later than the watermark
 -- ARGV[3]  resume token to store with the last event, ARGV[4] its cluster time ('' = none)
--- returns  {events done, how many of them were left out, error that stopped at the next one or nil};
+-- ARGV[5]  the watermark that this instance knows to have been stored ('' = none)
+-- returns  {events done, how many of them were left out, the watermark, error that stopped at the next one or nil};
 --          {-1, 0, error} when the state of the batch as a whole is not known to be stored
 local key, dedupe, token, time = KEYS[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local state = redis.pcall('HMGET', key, 'format', 'watermark', 'time', 'generation')
@@ -13,6 +14,9 @@ if state[1] and state[1] ~= '1' then return {-1, 0, 'OPLOGUEFORMAT'} end
 -- Whatever forbids writing (a replica, no memory, no right, another type of key) shows here, before anything is sent.
 local proof = redis.pcall('HSET', key, 'format', '1')
 if type(proof) == 'table' and proof.err then return {-1, 0, proof.err} end
+-- A Redis that has forgotten what it had confirmed (a failover to a replica that lagged, a restart from a snapshot) may not
+-- have told its subscribers either.
+if dedupe and state[2] and state[2] < ARGV[5] then return {-1, 0, 'OPLOGUEBEHIND'} end
 
 local batch = cmsgpack.unpack(ARGV[1])
 local old = dedupe and state[2] or ''
@@ -55,4 +59,4 @@ if #change > 0 then
   local stored = redis.pcall('HSET', key, unpack(change))
   if type(stored) == 'table' and stored.err then return {-1, 0, stored.err} end
 end
-return {done, known, failure}
+return {done, known, mark, failure}

@@ -239,7 +239,7 @@ fn fields_of_updates() {
 #[test]
 fn what_cannot_be_said_is_a_data_error_and_leaves_the_pack_alone() {
     let mut damaged = raw(doc! {"_id": 1, "a": 2}).bytes().to_vec();
-    damaged[14] = 0x42;
+    damaged[13] = 0x42;
     let damaged = Doc::new(damaged.into()).unwrap();
     for event in [
         Event { key: None, ..event(Op::Insert, "app.tasks", 1) },

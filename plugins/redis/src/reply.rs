@@ -13,7 +13,7 @@ pub fn code_of(text: &str) -> &str {
 
 /// The error that an error reply with this code word is.
 pub fn from_code(code: &str) -> Error {
-    use ErrorKind::{Operator, Transient};
+    use ErrorKind::{Operator, PositionLost, Transient};
     let (kind, what, hint) = match code {
         "NOAUTH" => (Operator, "Redis asks for a password", "put it into the URL: redis://user:password@host:port/db"),
         "WRONGPASS" => (Operator, "Redis refuses the user name or password", "correct them in the URL"),
@@ -61,6 +61,11 @@ pub fn from_code(code: &str) -> Error {
             Operator,
             "the route's key holds something that is not oplogue's",
             "set another metadata_prefix, or remove that key if nobody needs it",
+        ),
+        "OPLOGUEBEHIND" => (
+            PositionLost,
+            "Redis has forgotten events that it had confirmed",
+            "after a failover or a crash of Redis this is expected: the route goes back to what Redis holds and sends the rest again",
         ),
         "OPLOGUEFORMAT" => (
             Operator,
@@ -117,6 +122,7 @@ mod tests {
                 "READONLY LOADING MASTERDOWN NOREPLICAS OOM MISCONF BUSY TRYAGAIN CLUSTERDOWN NOSCRIPT ERR UNHEARDOF",
                 ErrorKind::Transient,
             ),
+            ("OPLOGUEBEHIND", ErrorKind::PositionLost),
         ] {
             for code in codes.split(' ') {
                 let e = from_code(code);

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, sync::Arc};
 
 use oplogue_api::{
-    CheckpointStore, Context, Error, Event, Failed, Finding, Namespace, Op, Ordering, Position, Result, Sink, Written,
-    async_trait,
+    CheckpointStore, Context, Error, ErrorKind, Event, Failed, Finding, Namespace, Op, Ordering, Position, Result,
+    Sink, Written, async_trait,
 };
 use redis::Value;
 use tokio::sync::Mutex;
@@ -54,6 +54,7 @@ struct Work {
 struct Published {
     done: usize,
     known: u64,
+    watermark: Vec<u8>,
     failure: Option<Error>,
 }
 
@@ -80,13 +81,15 @@ impl RedisOplog {
         Ok(self.store.key(route))
     }
 
-    async fn publish(&self, batch: &[u8], upto: Option<&Position>) -> Result<Published> {
+    /// Runs the script. `known` is the watermark that an earlier call has confirmed.
+    async fn publish(&self, batch: &[u8], upto: Option<&Position>, known: &[u8]) -> Result<Published> {
         let time = upto.map(|p| time_digits(p.time));
         let args = [
             batch,
             if self.dedupe { b"1" } else { b"0" },
             upto.map_or(&[][..], |p| p.token.as_bytes()),
             time.as_ref().map_or(&[][..], |t| &t[..]),
+            known,
         ];
         let place = self.link.place();
         let reply = self.link.run(&self.publish, self.key()?.as_bytes(), &args).await?;
@@ -94,9 +97,10 @@ impl RedisOplog {
         // A false at the end of a Lua table is a nil in the reply.
         match &parts[..] {
             [Value::Int(-1), _, error] => Err(script_error(error, place)),
-            [Value::Int(done), Value::Int(known), rest @ ..] => Ok(Published {
+            [Value::Int(done), Value::Int(known), Value::BulkString(watermark), rest @ ..] => Ok(Published {
                 done: usize::try_from(*done).map_err(|_| strange_reply(place))?,
                 known: u64::try_from(*known).map_err(|_| strange_reply(place))?,
+                watermark: watermark.clone(),
                 failure: match rest {
                     [] | [Value::Nil] => None,
                     [error, ..] => Some(script_error(error, place)),
@@ -194,14 +198,21 @@ impl Sink for RedisOplog {
             let upto = upto.filter(|_| next == events.len());
             let mut failed = bad.map(|e| (next, e));
             if !work.packed.is_empty() || upto.is_some() {
-                match self.publish(work.pack.finish(), upto).await {
+                let known = self.store.watermark();
+                match self.publish(work.pack.finish(), upto, &known).await {
                     Ok(published) => {
+                        self.store.set_watermark(published.watermark);
                         written.duplicates += published.known;
                         if let Some(e) = published.failure {
                             // I1: what was not sent is not marked, and is reported.
                             let at = work.packed.get(published.done).copied();
                             failed = Some((at.ok_or_else(|| strange_reply(self.link.place()))?, e));
                         }
+                    }
+                    Err(e) if e.kind() == ErrorKind::PositionLost => {
+                        // The route goes back to what Redis holds, and so does what this instance knows.
+                        self.store.set_watermark(Vec::new());
+                        return Err(e);
                     }
                     // Nothing is known about this part, and nothing of it is assumed.
                     Err(e) if first == 0 || events.is_empty() => return Err(e),
@@ -222,7 +233,7 @@ impl Sink for RedisOplog {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.publish(Pack::new().finish(), None).await.map(drop)
+        self.publish(Pack::new().finish(), None, b"").await.map(drop)
     }
 
     async fn close(&self) -> Result<()> {

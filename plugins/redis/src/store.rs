@@ -1,6 +1,6 @@
 //! Checkpoints in Redis: one hash a route.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oplogue_api::{
     Checkpoint, CheckpointStore, Doc, Error, Finding, Position, Result, Saved, async_trait, bytes::Bytes,
@@ -34,6 +34,8 @@ pub struct RedisStore {
     keeping: Keeping,
     save: Script,
     reset: Script,
+    /// What the sink beside this store knows to be stored as the watermark; empty: nothing.
+    watermark: Mutex<Vec<u8>>,
 }
 
 impl RedisStore {
@@ -45,7 +47,18 @@ impl RedisStore {
             keeping,
             save: Script::new(include_str!("save.lua")),
             reset: Script::new(include_str!("reset.lua")),
+            watermark: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The watermark that Redis last confirmed to this instance; empty: none.
+    pub fn watermark(&self) -> Vec<u8> {
+        self.watermark.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what Redis confirmed.
+    pub fn set_watermark(&self, watermark: Vec<u8>) {
+        *self.watermark.lock().unwrap_or_else(PoisonError::into_inner) = watermark;
     }
 
     /// The key of a route's hash.
@@ -140,6 +153,7 @@ impl CheckpointStore for RedisStore {
     }
 
     async fn reset(&self, route: &str, position: Option<&Position>) -> Result<()> {
+        self.set_watermark(Vec::new());
         let time = position.map(|p| time_digits(p.time));
         let args = [
             position.map_or(&[][..], |p| p.token.as_bytes()),
