@@ -1,6 +1,6 @@
 //! The outer fields of an oplog entry, or of an operation inside `applyOps`, found in one pass.
 
-use bson::{RawBsonRef, RawDocument, Timestamp};
+use bson::{RawBsonRef, RawDocument, Timestamp, raw::RawElement};
 
 use super::{damaged, number};
 use crate::{Error, Result};
@@ -68,36 +68,43 @@ pub(super) struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// Fills in what can be read, and says what cannot: even a bad entry has a time and a namespace to report.
     pub fn read(&mut self, entry: &'a RawDocument) -> Result<()> {
-        let wrong = |name: &str| Error::data(format!("`{name}` of the entry has the wrong type"));
+        let mut read = Ok(());
         for element in entry.iter_elements() {
-            let element = element.map_err(damaged)?;
-            let value = || element.value().map_err(damaged);
-            let document = |name| value()?.as_document().ok_or_else(|| wrong(name));
-            match element.key().as_str() {
-                "op" => {
-                    self.kind = Some(match value()?.as_str() {
-                        Some("i") => Kind::Insert,
-                        Some("u") => Kind::Update,
-                        Some("d") => Kind::Delete,
-                        Some("c") => Kind::Command,
-                        Some("n") => Kind::Noop,
-                        _ => return Err(Error::data("the entry's `op` is not known")),
-                    });
-                }
-                "ns" => self.ns = value()?.as_str().ok_or_else(|| wrong("ns"))?,
-                "o" => self.o = Some(document("o")?),
-                // `null` where there is none has been written by tools that make entries.
-                "o2" => self.o2 = value()?.as_document(),
-                "ts" => self.ts = Some(value()?.as_timestamp().ok_or_else(|| wrong("ts"))?),
-                "t" => self.t = number(value()?).ok_or_else(|| wrong("t"))?,
-                "wall" => self.wall = value()?.as_datetime().map(|d| d.timestamp_millis()),
-                "lsid" => self.lsid = Some(document("lsid")?),
-                "txnNumber" => self.txn_number = Some(number(value()?).ok_or_else(|| wrong("txnNumber"))?),
-                "prevOpTime" => self.prev = Some(document("prevOpTime")?),
-                "fromMigrate" => self.from_migrate = value()?.as_bool().unwrap_or(false),
-                "multiOpType" => self.grouped = number(value()?).ok_or_else(|| wrong("multiOpType"))? != 0,
-                _ => {}
+            if let Err(e) = self.field(&element.map_err(damaged)?) {
+                read = read.and(Err(e));
             }
+        }
+        read
+    }
+
+    fn field(&mut self, element: &RawElement<'a>) -> Result<()> {
+        let wrong = |name: &str| Error::data(format!("`{name}` of the entry has the wrong type"));
+        let value = || element.value().map_err(damaged);
+        let document = |name| value()?.as_document().ok_or_else(|| wrong(name));
+        match element.key().as_str() {
+            "op" => {
+                self.kind = Some(match value()?.as_str() {
+                    Some("i") => Kind::Insert,
+                    Some("u") => Kind::Update,
+                    Some("d") => Kind::Delete,
+                    Some("c") => Kind::Command,
+                    Some("n") => Kind::Noop,
+                    _ => return Err(Error::data("the entry's `op` is not known")),
+                });
+            }
+            "ns" => self.ns = value()?.as_str().ok_or_else(|| wrong("ns"))?,
+            "o" => self.o = Some(document("o")?),
+            // `null` where there is none has been written by tools that make entries.
+            "o2" => self.o2 = value()?.as_document(),
+            "ts" => self.ts = Some(value()?.as_timestamp().ok_or_else(|| wrong("ts"))?),
+            "t" => self.t = number(value()?).ok_or_else(|| wrong("t"))?,
+            "wall" => self.wall = value()?.as_datetime().map(|d| d.timestamp_millis()),
+            "lsid" => self.lsid = Some(document("lsid")?),
+            "txnNumber" => self.txn_number = Some(number(value()?).ok_or_else(|| wrong("txnNumber"))?),
+            "prevOpTime" => self.prev = Some(document("prevOpTime")?),
+            "fromMigrate" => self.from_migrate = value()?.as_bool().unwrap_or(false),
+            "multiOpType" => self.grouped = number(value()?).ok_or_else(|| wrong("multiOpType"))? != 0,
+            _ => {}
         }
         Ok(())
     }

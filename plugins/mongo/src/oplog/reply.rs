@@ -30,8 +30,7 @@ impl Reply {
                 "operationTime" => element.value().ok().and_then(|v| v.as_timestamp()),
                 "$clusterTime" => {
                     let time = element.value().ok();
-                    let time = time.and_then(|v| v.as_document()).and_then(|d| d.get_timestamp("clusterTime").ok());
-                    time
+                    time.and_then(|v| v.as_document()).and_then(|d| d.get_timestamp("clusterTime").ok())
                 }
                 _ => None,
             };

@@ -5,7 +5,7 @@ use bson::{
     raw::{RawBsonRef, cstr},
 };
 
-use super::{doc, raw};
+use super::{raw, to_doc};
 use crate::{Change, ErrorKind, Path, PathPart, oplog::apply};
 
 /// A path as `a/0/"b.c"`: steps divided by slashes, names quoted where they are not plain, dotted paths after a `~`.
@@ -36,7 +36,7 @@ fn decode(change: &Change) -> Result<Vec<String>, ErrorKind> {
 }
 
 fn diff(d: Document) -> Result<Vec<String>, ErrorKind> {
-    decode(&Change::OplogV2(doc(d)))
+    decode(&Change::OplogV2(to_doc(d)))
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn modifiers_are_decoded_with_dotted_paths() {
         (doc! {"$set": 1}, Err(ErrorKind::Data)),
     ];
     for (input, expected) in rows {
-        let got = decode(&Change::OplogV1(doc(input.clone())));
+        let got = decode(&Change::OplogV1(to_doc(input.clone())));
         assert_eq!(got, expected.map(|rows| rows.iter().map(|s| (*s).to_owned()).collect()), "{input}");
     }
 }
@@ -182,7 +182,7 @@ fn descriptions_are_decoded() {
         (doc! {"disambiguatedPaths": {"x": [true]}}, Err(ErrorKind::Data)),
     ];
     for (input, expected) in rows {
-        let got = decode(&Change::ChangeStream(doc(input.clone())));
+        let got = decode(&Change::ChangeStream(to_doc(input.clone())));
         assert_eq!(got, expected.map(|rows| rows.iter().map(|s| (*s).to_owned()).collect()), "{input}");
     }
 }
