@@ -1,0 +1,83 @@
+//! `make bench`: how fast the router is, as a ratio to reading the oplog with the bare driver. Started by run.sh, which
+//! provides the servers and the release build.
+
+mod load;
+mod measure;
+mod raw;
+mod report;
+mod route;
+
+use std::{env, path::PathBuf, process::exit};
+
+use bson::Timestamp;
+
+/// What to measure, and against what.
+struct Plan {
+    mongo: String,
+    redis: String,
+    /// The release build of the router.
+    oplogue: PathBuf,
+    /// For state and logs; removed by run.sh.
+    dir: PathBuf,
+    events: u64,
+    rounds: usize,
+    /// Clock ticks a second, the unit of CPU time in `/proc`.
+    ticks: f64,
+}
+
+/// What is measured in each round, in this order.
+const RUNS: [&str; 4] = ["raw read (driver)", "oplog -> null", "oplog -> stdout", "oplog -> redis"];
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["raw", uri, seconds, increment] => match (seconds.parse(), increment.parse()) {
+            (Ok(time), Ok(increment)) => raw::read_until(uri, Timestamp { time, increment }).await,
+            _ => Err("raw URI SECONDS INCREMENT".into()),
+        },
+        [] => run().await,
+        _ => Err("start it with tests/bench/run.sh".into()),
+    };
+    if let Err(e) = result {
+        eprintln!("bench: error: {e}");
+        exit(1);
+    }
+}
+
+async fn run() -> Result<(), Failure> {
+    let var = |name: &str| env::var(name).map_err(|_| format!("{name} is not set: start it with tests/bench/run.sh"));
+    let plan = Plan {
+        mongo: var("BENCH_MONGO")?,
+        redis: var("BENCH_REDIS")?,
+        oplogue: var("BENCH_OPLOGUE")?.into(),
+        dir: var("BENCH_DIR")?.into(),
+        events: var("BENCH_EVENTS")?.parse()?,
+        rounds: var("BENCH_ROUNDS")?.parse()?,
+        ticks: var("BENCH_TICKS")?.parse()?,
+    };
+    load::initiate(&plan.mongo).await?;
+    eprintln!("bench: inserting {} documents", plan.events);
+    let newest = load::insert(&plan.mongo, plan.events).await?;
+    let mut runs: [Vec<measure::Run>; RUNS.len()] = Default::default();
+    // Interleaved, so that a slow minute of the machine hits all of them.
+    for round in 1..=plan.rounds {
+        for (i, name) in RUNS.into_iter().enumerate() {
+            let run = match i {
+                0 => raw::measure(&plan, newest)?,
+                1 => route::measure(&plan, newest, "type = \"null\"")?,
+                2 => route::measure(&plan, newest, "type = \"stdout\"")?,
+                _ => {
+                    route::flush_redis(&plan.redis)?;
+                    route::measure(&plan, newest, &format!("type = \"redis-oplog\"\nurl = \"{}\"", plan.redis))?
+                }
+            };
+            eprintln!("bench: round {round} of {}: {name}: {run}", plan.rounds);
+            runs[i].push(run);
+        }
+    }
+    print!("{}", report::table(&runs));
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! A run of the router itself: the release build, a configuration file, its own HTTP interface.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use bson::Timestamp;
+
+use crate::{
+    Failure, Plan,
+    measure::{Run, used},
+};
+
+/// How often it is asked how far it is.
+const LOOK: Duration = Duration::from_millis(10);
+/// No run takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Measures one route from the oldest oplog entry to the newest.
+pub fn measure(plan: &Plan, newest: Timestamp, sink: &str) -> Result<Run, Failure> {
+    let state = plan.dir.join("state");
+    let _ = fs::remove_dir_all(&state);
+    let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let config = plan.dir.join("bench.toml");
+    let log = plan.dir.join("oplogue.log");
+    let text = format!(
+        "[http]\nlisten = \"{http}\"\n\n[state]\ndir = \"{}\"\n\n\
+         [sources.factory]\ntype = \"mongo-oplog\"\nuri = \"{}\"\nstart = \"oldest\"\n\n\
+         [sinks.out]\n{sink}\n\n[[routes]]\nname = \"bench\"\nfrom = [\"factory\"]\nto = [\"out\"]\n",
+        state.display(),
+        plan.mongo
+    );
+    fs::write(&config, text)?;
+    let started = Instant::now();
+    let mut child = Command::new(&plan.oplogue)
+        .arg("run")
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log)?)
+        .spawn()?;
+    let result = watch(plan, newest, http, started, &mut child);
+    if result.is_err() {
+        eprint!("{}", fs::read_to_string(&log)?);
+        let _ = child.kill();
+        let _ = child.wait();
+        return result;
+    }
+    Command::new("kill").arg(child.id().to_string()).status()?;
+    let status = child.wait()?;
+    if !status.success() {
+        eprint!("{}", fs::read_to_string(&log)?);
+        return Err(format!("the router ended with {status} when it was asked to stop").into());
+    }
+    result
+}
+
+fn watch(
+    plan: &Plan,
+    newest: Timestamp,
+    http: SocketAddr,
+    started: Instant,
+    child: &mut Child,
+) -> Result<Run, Failure> {
+    loop {
+        // It may not listen yet; then the connection is refused.
+        if get(http, "/api/v1/routes").ok().and_then(|body| delivered(&body)).is_some_and(|at| at >= newest) {
+            break;
+        }
+        if let Some(status) = child.try_wait()? {
+            return Err(format!("the router ended with {status} before it was done").into());
+        }
+        if started.elapsed() > PATIENCE {
+            return Err("the router is not done after 5 minutes".into());
+        }
+        sleep(LOOK);
+    }
+    let wall = started.elapsed();
+    let (cpu, peak_rss) = used(child.id(), plan.ticks)?;
+    let metrics = get(http, "/metrics")?;
+    let events = count(&metrics, "delivered");
+    if events < plan.events || count(&metrics, "duplicate") > 0 {
+        return Err(format!("{events} of {} events were delivered", plan.events).into());
+    }
+    Ok(Run { events: plan.events, wall, cpu, peak_rss })
+}
+
+fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
+    Ok(body.to_owned())
+}
+
+fn delivered(body: &str) -> Option<Timestamp> {
+    let view: serde_json::Value = serde_json::from_str(body).ok()?;
+    let (time, increment) = view["routes"][0]["delivered"].as_str()?.split_once('.')?;
+    Some(Timestamp { time: time.parse().ok()?, increment: increment.parse().ok()? })
+}
+
+fn count(metrics: &str, outcome: &str) -> u64 {
+    let series = format!("oplogue_events_total{{outcome=\"{outcome}\",route=\"bench\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0)
+}
+
+/// Forgets what earlier runs have published: it would be left out as a duplicate.
+pub fn flush_redis(url: &str) -> Result<(), Failure> {
+    let address = url.trim_start_matches("redis://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"FLUSHALL\r\n")?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer)?;
+    if &answer == b"+OK\r\n" { Ok(()) } else { Err("Redis refused FLUSHALL".into()) }
+}
