@@ -53,6 +53,11 @@ pub async fn mongo_version(version: &str) -> &'static Mongo {
     .await
 }
 
+/// The program `redis-cli`.
+pub async fn redis_cli() -> std::path::PathBuf {
+    fetch::program("redis".into(), "redis-cli").await
+}
+
 /// A Redis shared by all tests of this process: keep to keys and channels of your own.
 pub async fn redis() -> &'static Redis {
     static SHARED: OnceCell<Redis> = OnceCell::const_new();

@@ -1,0 +1,261 @@
+//! The processes that the demo runs beside the servers.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use oplogue_testkit::servers::redis_cli;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command},
+    time::{Duration, sleep, timeout},
+};
+
+use crate::{
+    Outcome, PATIENCE,
+    servers::Servers,
+    show::{Who, say},
+    writer::{AUDIT, CHANGES, COLLECTION},
+};
+
+const CONFIG: &str = "config.example.toml";
+
+/// What has come out at the other ends.
+#[derive(Clone, Default)]
+pub struct Seen(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    events: AtomicUsize,
+    messages: AtomicUsize,
+    held_back: AtomicUsize,
+}
+
+impl Seen {
+    fn event(&self, line: &str) {
+        count(line, COLLECTION, &self.0.events);
+        count(line, AUDIT, &self.0.held_back);
+    }
+
+    fn message(&self, channel: &str) {
+        count(channel, COLLECTION, &self.0.messages);
+        count(channel, AUDIT, &self.0.held_back);
+    }
+
+    /// Waits until every change was shown, and published both on its collection's channel and on its document's.
+    pub async fn wait_for_all(&self) -> Outcome<()> {
+        let since = Instant::now();
+        loop {
+            let (events, messages) = (self.0.events.load(Ordering::SeqCst), self.0.messages.load(Ordering::SeqCst));
+            if self.0.held_back.load(Ordering::SeqCst) > 0 {
+                return Err("the filter let through what it should hold back".into());
+            }
+            if events >= CHANGES && messages >= 2 * CHANGES {
+                return Ok(());
+            }
+            if since.elapsed() > PATIENCE {
+                return Err(format!("of {CHANGES} changes only these were seen: {}", self.summary()).into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn summary(&self) -> String {
+        let (events, messages) = (self.0.events.load(Ordering::SeqCst), self.0.messages.load(Ordering::SeqCst));
+        format!("{events} events on the terminal, {messages} messages in Redis")
+    }
+}
+
+fn count(text: &str, collection: &str, counter: &AtomicUsize) {
+    if text.contains(&format!("app.{collection}")) {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// `oplogue run`, in a shell that stops it when its own standard input is closed: so it ends in good order even when
+/// this program is killed.
+pub struct Oplogue {
+    shell: Child,
+    http: String,
+}
+
+const STOP_AT_END_OF_INPUT: &str = r#"
+"$@" </dev/null & oplogue=$!
+exec 3<&0 >/dev/null
+{ cat <&3; kill -TERM $oplogue; } 2>/dev/null & watch=$!
+wait $oplogue; status=$?
+kill $watch 2>/dev/null
+exit $status"#;
+
+impl Oplogue {
+    pub fn start(servers: &Servers, seen: &Seen) -> Outcome<Oplogue> {
+        say(Who::Demo, &format!("oplogue run {CONFIG}"));
+        let mut shell = Command::new("sh")
+            .args(["-c", STOP_AT_END_OF_INPUT, "oplogue-demo"])
+            .arg(program()?)
+            .args(["run", CONFIG])
+            .envs(environment(servers))
+            // Ctrl-C is ours: servers must not go before oplogue.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut lines = lines(&mut shell)?;
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                say(Who::Oplogue, &line);
+                seen.event(&line);
+            }
+        });
+        Ok(Oplogue { shell, http: servers.http.clone() })
+    }
+
+    /// Waits until `/readyz` says that all routes run: from then on no change is missed.
+    pub async fn wait_until_ready(&mut self) -> Outcome<()> {
+        let since = Instant::now();
+        while !is_ready(&self.http).await {
+            if let Some(status) = self.shell.try_wait()? {
+                return Err(format!("oplogue ended before it was ready ({status})").into());
+            }
+            if since.elapsed() > PATIENCE {
+                return Err(format!("oplogue did not get ready: see http://{}/readyz", self.http).into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    pub async fn wait_for_end(&mut self) -> Outcome<()> {
+        let status = self.shell.wait().await?;
+        Err(format!("oplogue ended by itself ({status})").into())
+    }
+
+    /// Asks it to end as a service manager would, and waits for it.
+    pub async fn stop(mut self) -> Outcome<()> {
+        if self.shell.try_wait()?.is_some() {
+            return Ok(()); // told already
+        }
+        say(Who::Demo, "stopping oplogue ...");
+        drop(self.shell.stdin.take());
+        let status: ExitStatus =
+            timeout(PATIENCE, self.shell.wait()).await.map_err(|_| "oplogue does not stop when it is told to")??;
+        if status.success() { Ok(()) } else { Err(format!("oplogue stopped with {status}").into()) }
+    }
+}
+
+/// Whether `GET /readyz` is answered with 200.
+async fn is_ready(address: &str) -> bool {
+    let ask = async {
+        let mut connection = TcpStream::connect(address).await?;
+        connection
+            .write_all(format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+            .await?;
+        let mut status = [0; 12];
+        connection.read_exact(&mut status).await?;
+        std::io::Result::Ok(status.ends_with(b" 200"))
+    };
+    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
+}
+
+/// `redis-cli PSUBSCRIBE`.
+pub struct Subscriber {
+    _child: Child,
+}
+
+impl Subscriber {
+    pub async fn start(servers: &Servers, seen: &Seen) -> Outcome<Subscriber> {
+        let pattern = format!("*{COLLECTION}*");
+        say(Who::Demo, &format!("redis-cli PSUBSCRIBE '{pattern}'"));
+        let mut child = Command::new(redis_cli().await)
+            .args(["--no-auth-warning", "-u", &servers.redis_url, "PSUBSCRIBE", &pattern])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut lines = lines(&mut child)?;
+        // Four lines a message: its kind, the pattern, the channel and the text. The first is the answer, of three.
+        let answer = timeout(PATIENCE, async {
+            let kind = lines.next_line().await?;
+            lines.next_line().await?;
+            lines.next_line().await?;
+            std::io::Result::Ok(kind)
+        });
+        match answer.await {
+            Ok(Ok(Some(kind))) if kind == "psubscribe" => {}
+            other => return Err(format!("redis-cli could not subscribe: {other:?}").into()),
+        }
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            while let Some([_, _, channel, text]) = message(&mut lines).await {
+                say(Who::Redis, &format!("{channel}  {text}"));
+                seen.message(&channel);
+            }
+        });
+        Ok(Subscriber { _child: child })
+    }
+}
+
+async fn message(lines: &mut Lines<BufReader<ChildStdout>>) -> Option<[String; 4]> {
+    let mut read = [const { String::new() }; 4];
+    for line in &mut read {
+        *line = lines.next_line().await.ok()??;
+    }
+    Some(read)
+}
+
+/// Runs the writer to its end.
+pub async fn write(servers: &Servers) -> Outcome<()> {
+    let mut child = Command::new(env::current_exe()?)
+        .arg("write")
+        .env("MONGO_URL", &servers.mongo_url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = lines(&mut child)?;
+    while let Some(line) = lines.next_line().await? {
+        say(Who::Writer, &line);
+    }
+    let status = child.wait().await?;
+    if status.success() { Ok(()) } else { Err(format!("the writer ended with {status}").into()) }
+}
+
+/// Takes the checkpoints of the demo's routes out of a Redis that is not ours: they are of no use to a later run.
+pub async fn reset_positions(servers: &Servers) -> Outcome<()> {
+    let out = Command::new(program()?)
+        .args(["position", "reset", CONFIG, "--yes"])
+        .envs(environment(servers))
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).trim().to_owned().into()) }
+}
+
+/// The program `oplogue` that was built together with this one.
+fn program() -> Outcome<PathBuf> {
+    let me = env::current_exe()?;
+    let program = me.parent().and_then(|examples| examples.parent()).ok_or("no build folder")?.join("oplogue");
+    if program.exists() { Ok(program) } else { Err("oplogue is not built: cargo build --bin oplogue".into()) }
+}
+
+fn environment(servers: &Servers) -> [(&'static str, String); 4] {
+    [
+        ("MONGO_URL", servers.mongo_url.clone()),
+        ("REDIS_URL", servers.redis_url.clone()),
+        ("OPLOGUE_HTTP", servers.http.clone()),
+        ("OPLOGUE_STATE", servers.state().display().to_string()),
+    ]
+}
+
+fn lines(child: &mut Child) -> Outcome<Lines<BufReader<ChildStdout>>> {
+    Ok(BufReader::new(child.stdout.take().ok_or("no pipe")?).lines())
+}

@@ -1,0 +1,89 @@
+//! The servers of the demo: those of the environment, or our own.
+
+use std::{env, net::TcpListener, path::Path};
+
+use bson::Document;
+use oplogue_testkit::servers::{Mongo, MongoOptions, Redis, RedisOptions};
+use tempfile::TempDir;
+
+use crate::{
+    Outcome,
+    processes::reset_positions,
+    show::{Who, say},
+    writer::{AUDIT, COLLECTION},
+};
+
+pub struct Servers {
+    pub mongo_url: String,
+    pub redis_url: String,
+    /// Where oplogue is to serve HTTP.
+    pub http: String,
+    state: TempDir,
+    mongo: Option<Mongo>,
+    redis: Option<Redis>,
+}
+
+impl Servers {
+    pub async fn start() -> Outcome<Servers> {
+        let (mut mongo, mut redis) = (None, None);
+        let mongo_url = match env::var("MONGO_URL") {
+            Ok(url) => {
+                say(Who::Demo, "MongoDB: the one of $MONGO_URL");
+                url
+            }
+            Err(_) => {
+                say(Who::Demo, "MongoDB: starting one, fetched on first use ...");
+                let own = mongo.insert(Mongo::start(MongoOptions::default()).await);
+                say(Who::Demo, &format!("         in {}", own.folder().display()));
+                own.uri()
+            }
+        };
+        let redis_url = match env::var("REDIS_URL") {
+            Ok(url) => {
+                say(Who::Demo, "Redis:   the one of $REDIS_URL");
+                url
+            }
+            Err(_) => {
+                say(Who::Demo, "Redis:   starting one, fetched on first use ...");
+                let own = redis.insert(Redis::start(RedisOptions::default()).await);
+                say(Who::Demo, &format!("         in {}", own.folder().display()));
+                own.url()
+            }
+        };
+        let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        Ok(Servers { mongo_url, redis_url, http, state: tempfile::tempdir()?, mongo, redis })
+    }
+
+    /// Where oplogue keeps its state.
+    pub fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// The URL, unless it came from outside: it may hold a password.
+    pub fn mongo_shown(&self) -> &str {
+        if self.mongo.is_some() { &self.mongo_url } else { "is that of $MONGO_URL" }
+    }
+
+    /// Likewise.
+    pub fn redis_shown(&self) -> &str {
+        if self.redis.is_some() { &self.redis_url } else { "is that of $REDIS_URL" }
+    }
+
+    /// Ends our own servers; takes back what was left on others.
+    pub async fn leave(self) {
+        if self.mongo.is_none()
+            && let Ok(client) = mongodb::Client::with_uri_str(&self.mongo_url).await
+        {
+            for name in [COLLECTION, AUDIT] {
+                if let Err(e) = client.database("app").collection::<Document>(name).drop().await {
+                    say(Who::Demo, &format!("the collection app.{name} could not be dropped: {}", e.kind));
+                }
+            }
+        }
+        if self.redis.is_none()
+            && let Err(e) = reset_positions(&self).await
+        {
+            say(Who::Demo, &format!("the checkpoints could not be removed from Redis: {e}"));
+        }
+    }
+}

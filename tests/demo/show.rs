@@ -1,0 +1,29 @@
+//! One terminal for several processes: each line says whose it is.
+
+use std::io::{IsTerminal, Write, stdout};
+
+/// Whose line it is.
+#[derive(Clone, Copy)]
+pub enum Who {
+    Demo,
+    Writer,
+    Oplogue,
+    Redis,
+}
+
+/// Prints a line.
+pub fn say(who: Who, line: &str) {
+    let (name, colour) = match who {
+        Who::Demo => ("demo", "1"),
+        Who::Writer => ("writer → mongo", "33"),
+        Who::Oplogue => ("oplogue", "36"),
+        Who::Redis => ("redis → reader", "35"),
+    };
+    let mut out = stdout().lock();
+    // A terminal that is gone is no reason to fail: the servers are still to be ended.
+    let _ = if out.is_terminal() {
+        writeln!(out, "\x1b[{colour}m{name:>14} │\x1b[0m {line}")
+    } else {
+        writeln!(out, "{name:>14} │ {line}")
+    };
+}
