@@ -6,8 +6,10 @@ mod checkpoints;
 mod extjson;
 mod filter;
 mod null;
+mod stdout;
 
 pub use checkpoints::FileStore;
+pub use stdout::{Format, Stdout};
 
 use oplogue_api::Registry;
 
@@ -19,4 +21,5 @@ pub fn register(r: &mut Registry) {
     checkpoints::register(r);
     filter::register(r);
     null::register(r);
+    stdout::register(r);
 }

@@ -7,10 +7,10 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-use bson::{RawArray, RawBsonRef, RawDocument, spec::ElementType};
+use bson::{RawArray, RawBsonRef, RawDocument, raw::RawElement, spec::ElementType};
 use oplogue_api::{Error, Result};
 
-pub(crate) use scalar::{datetime, text, uuid};
+pub(crate) use scalar::{datetime, instant, text, uuid};
 
 /// The server stores 100 levels and never sends more than 200; a deeper document is damaged or hostile, and following it
 /// would overflow the stack.
@@ -49,22 +49,43 @@ fn elements(out: &mut Vec<u8>, doc: &RawDocument, names: bool, depth: usize) -> 
         if at > 4 {
             out.push(b',');
         }
-        let name = element.key().as_str();
         if names {
-            text(out, name)?;
+            text(out, element.key().as_str())?;
             out.push(b':');
         }
-        let start = at + 1 + name.len() + 1;
-        let end = start + element.size();
-        match element.value() {
-            Ok(value) => nested(out, value, depth)?,
-            Err(_) => invalid_text(out, element.element_type(), doc.as_bytes().get(start..end))
-                .unwrap_or_else(|| Err(damaged(at)))?,
-        }
-        at = end;
+        at = field(out, doc, &element, at, depth)?;
     }
     out.push(close);
     Ok(())
+}
+
+/// Appends the value of an element of `doc` that begins at `at`, and returns where the next one begins.
+fn field(out: &mut Vec<u8>, doc: &RawDocument, element: &RawElement<'_>, at: usize, depth: usize) -> Result<usize> {
+    // Type, name, NUL.
+    let start = at + 1 + element.key().as_str().len() + 1;
+    let end = start + element.size();
+    match element.value() {
+        Ok(value) => nested(out, value, depth)?,
+        Err(_) => invalid_text(out, element.element_type(), doc.as_bytes().get(start..end))
+            .unwrap_or_else(|| Err(damaged(at)))?,
+    }
+    Ok(end)
+}
+
+/// The fields of a document, each with its value.
+///
+/// # Errors
+/// As [`document`].
+pub(crate) fn fields(doc: &RawDocument) -> Result<Vec<(&str, Vec<u8>)>> {
+    let mut at = 4;
+    let mut all = Vec::new();
+    for element in doc.iter_elements() {
+        let element = element.map_err(|_| damaged(at))?;
+        let mut value = Vec::new();
+        at = field(&mut value, doc, &element, at, 0)?;
+        all.push((element.key().as_str(), value));
+    }
+    Ok(all)
 }
 
 // I8: where, not what: neither names nor values of fields reach an error.
