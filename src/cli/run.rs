@@ -51,7 +51,11 @@ async fn supervise(plan: Plan) -> u8 {
         error!("ended at once: what was not delivered comes again at the next start");
         std::process::exit(i32::from(FAILED));
     });
-    let outcome = engine.run().await;
+    let outcome = tokio::select! {
+        outcome = engine.run() => outcome,
+        // /healthz is answered on another thread: this is how it knows that this one lives.
+        never = telemetry.keep_beating() => match never {},
+    };
     for (route, e) in &outcome.failed {
         error!(route, kind = e.kind().name(), hint = e.get_hint(), "{e}");
     }

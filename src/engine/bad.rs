@@ -112,13 +112,13 @@ impl BadEvents {
                         return Err(error.at("dead-letter sink"));
                     }
                     metrics.retry(Place::DeadLetter, error.kind());
-                    status.retrying(&error);
+                    status.retrying(Place::DeadLetter, &error);
                     tokio::time::sleep(backoff.next_wait()).await;
                     // Its own error, if any, shows at the next write.
                     let _ = sink.open().await;
                 }
                 if backoff.tries() > 0 {
-                    status.recovered();
+                    status.recovered(Place::DeadLetter);
                 }
                 error!(route, error = %rejected.error, "sent an {} to the dead-letter sink", rejected.place());
                 metrics.count(Outcome::DeadLetter, 1);

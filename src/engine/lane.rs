@@ -131,7 +131,7 @@ impl LaneShared {
                 _ => return Err(error),
             }
             self.metrics.retry(Place::Sink, error.kind());
-            self.status.retrying(&error);
+            self.status.retrying(Place::Sink, &error);
             if backoff.tries() == 0 {
                 warn!(route = self.route, error = %error, "the sink failed; trying again until it works");
             }
@@ -143,7 +143,7 @@ impl LaneShared {
             }
         }
         if backoff.tries() > 0 {
-            self.status.recovered();
+            self.status.recovered(Place::Sink);
             warn!(route = self.route, tries = backoff.tries(), "the sink works again");
         }
         Ok(())

@@ -112,7 +112,7 @@ impl Reader {
         let mut backoff = Backoff::new();
         loop {
             self.metrics.retry(Place::Source, error.kind());
-            self.status.retrying(&error);
+            self.status.retrying(Place::Source, &error);
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(false),
                 () = tokio::time::sleep(backoff.next_wait()) => {}
@@ -125,7 +125,7 @@ impl Reader {
             match opened {
                 Ok(_) => {
                     info!(route = self.route, tries = backoff.tries(), "the source is open again");
-                    self.status.recovered();
+                    self.status.recovered(Place::Source);
                     return Ok(true);
                 }
                 Err(e) if e.kind() == ErrorKind::Transient => error = e,
@@ -168,7 +168,6 @@ impl Reader {
             bytes = 2 * kept;
         }
         let reservation = self.window.reserve(bytes + events.len() * size_of::<Event>()).await;
-        self.status.in_flight(self.window.used());
 
         if self.ordering == Ordering::Total {
             let ticket = self.tracker.track(Some(end.clone()), 1, Some(reservation)).remove(0);

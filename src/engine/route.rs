@@ -111,6 +111,9 @@ impl Route {
         }
         let (committed, watching) = watch::channel(None);
         let stop_reading = self.stop.child_token();
+        let window = Window::new(self.plan.max_in_flight);
+        let measured = window.clone();
+        self.status.measure_in_flight(move || measured.used());
         let mut reader = Reader {
             route: self.plan.name.clone(),
             source: opened.source,
@@ -119,7 +122,7 @@ impl Route {
             lanes: senders,
             ordering,
             tracker: tracker.clone(),
-            window: Window::new(self.plan.max_in_flight),
+            window,
             status: Arc::clone(&self.status),
             metrics: Arc::clone(&self.metrics),
             committed: watching,
@@ -255,7 +258,7 @@ impl Route {
             warn!(route = self.plan.name, place = place.name(), error = %error, "not reached yet; trying again");
         }
         self.metrics.retry(place, error.kind());
-        self.status.retrying(&error);
+        self.status.retrying(place, &error);
         tokio::time::sleep(backoff.next_wait()).await;
         Ok(())
     }

@@ -2,16 +2,15 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use oplogue_api::{Error, Position, bson::Timestamp};
 use serde::Serialize;
 use tokio::time::Instant;
+
+use crate::telemetry::metrics::Place;
 
 /// A reply that is older than this says nothing about now. Idle sources answer every second or so.
 const FRESH: Duration = Duration::from_secs(15);
@@ -73,14 +72,18 @@ pub struct RouteStatus {
     name: String,
     source: String,
     sink: String,
-    in_flight: AtomicU64,
+    in_flight: Mutex<Option<InFlight>>,
     inner: Mutex<Inner>,
 }
+
+type InFlight = Box<dyn Fn() -> u64 + Send>;
 
 struct Inner {
     state: RouteState,
     since: Instant,
     reason: Option<Reason>,
+    /// What is being tried again, where. The lanes and the reader fail and recover without knowing of each other.
+    troubles: Vec<(Place, Reason)>,
     last_read: Option<Read>,
     delivered: Option<Timestamp>,
     /// The last reply after which everything that the server had was delivered.
@@ -105,6 +108,7 @@ impl RouteStatus {
             state: RouteState::Starting,
             since: Instant::now(),
             reason: None,
+            troubles: Vec::new(),
             last_read: None,
             delivered: None,
             caught_up: None,
@@ -116,7 +120,7 @@ impl RouteStatus {
             name: name.to_owned(),
             source: source.to_owned(),
             sink: sink.to_owned(),
-            in_flight: AtomicU64::new(0),
+            in_flight: Mutex::new(None),
             inner: Mutex::new(inner),
         })
     }
@@ -129,31 +133,48 @@ impl RouteStatus {
     /// Both ends are open; reading begins at `from`, and everything before it is delivered.
     pub fn started(&self, from: &Position) {
         let mut inner = self.inner();
-        inner.enter(RouteState::Running, None);
+        inner.end(RouteState::Running, None);
         // From here on a later mark is earned by this run: a restart goes back to what was saved.
         inner.delivered = Some(from.time);
         inner.last_read = None;
         inner.unsaved_since = None;
     }
 
-    /// Something failed, and is tried again.
-    pub fn retrying(&self, error: &Error) {
-        self.inner().enter(RouteState::Retrying, Some(error.into()));
+    /// Something failed at `place`, and is tried again there.
+    pub fn retrying(&self, place: Place, error: &Error) {
+        let mut inner = self.inner();
+        inner.troubles.retain(|(at, _)| *at != place);
+        inner.troubles.push((place, error.into()));
+        inner.enter(RouteState::Retrying, Some(error.into()));
     }
 
-    /// What failed works again.
-    pub fn recovered(&self) {
-        self.inner().enter(RouteState::Running, None);
+    /// What failed at `place` works again. The route is running again once nothing else is in trouble.
+    pub fn recovered(&self, place: Place) {
+        let mut inner = self.inner();
+        let before = inner.troubles.len();
+        inner.troubles.retain(|(at, _)| *at != place);
+        if inner.troubles.len() == before {
+            return;
+        }
+        match inner.troubles.last() {
+            Some((_, reason)) => inner.reason = Some(reason.clone()),
+            None => inner.enter(RouteState::Running, None),
+        }
+    }
+
+    /// The whole route failed, and is run again from its checkpoint.
+    pub fn restarting(&self, error: &Error) {
+        self.inner().end(RouteState::Retrying, Some(error.into()));
     }
 
     /// The route failed for good.
     pub fn stopped(&self, error: &Error) {
-        self.inner().enter(RouteState::Stopped, Some(error.into()));
+        self.inner().end(RouteState::Stopped, Some(error.into()));
     }
 
     /// The route has ended in peace.
     pub fn finished(&self) {
-        self.inner().enter(RouteState::Finished, None);
+        self.inner().end(RouteState::Finished, None);
     }
 
     /// What the route is doing.
@@ -189,14 +210,14 @@ impl RouteStatus {
         inner.unsaved_since = (inner.delivered.is_some_and(|d| d > time)).then_some(now);
     }
 
-    /// How many bytes are between source and sink now.
-    pub fn in_flight(&self, bytes: u64) {
-        self.in_flight.store(bytes, Relaxed);
+    /// How to learn how many bytes are between source and sink: asked whenever somebody looks.
+    pub fn measure_in_flight(&self, bytes: impl Fn() -> u64 + Send + 'static) {
+        *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(bytes));
     }
 
-    /// What was last told to [`RouteStatus::in_flight`].
+    /// How many bytes are between source and sink.
     pub fn in_flight_bytes(&self) -> u64 {
-        self.in_flight.load(Relaxed)
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |bytes| bytes())
     }
 
     /// How far delivery is behind the server, by the server's own clock; `None` until something was read.
@@ -252,6 +273,12 @@ impl Inner {
             self.since = Instant::now();
         }
         self.reason = reason;
+    }
+
+    /// Enters a state that whatever is in trouble has no say in.
+    fn end(&mut self, state: RouteState, reason: Option<Reason>) {
+        self.troubles.clear();
+        self.enter(state, reason);
     }
 
     fn is_caught_up(&self) -> bool {

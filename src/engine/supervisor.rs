@@ -65,7 +65,7 @@ pub async fn keep_running(route: Route) -> Result<RouteEnd> {
             }
         }
         route.metrics.restarted();
-        route.status.retrying(&failed);
+        route.status.restarting(&failed);
         tokio::select! {
             () = route.stop.cancelled() => return Ok(RouteEnd::Stopped),
             () = tokio::time::sleep(backoff.next_wait()) => {}

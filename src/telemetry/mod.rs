@@ -6,6 +6,7 @@ pub mod metrics;
 mod process;
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -42,7 +43,7 @@ impl Telemetry {
 
     /// Beats for as long as it is polled: run it beside the engine, on the engine's runtime, since the HTTP interface runs on
     /// one of its own and would answer whatever became of the engine.
-    pub async fn keep_beating(&self) {
+    pub async fn keep_beating(&self) -> Infallible {
         loop {
             self.beat();
             tokio::time::sleep(BEAT).await;

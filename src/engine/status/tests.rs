@@ -142,15 +142,15 @@ async fn states_keep_their_reason_and_their_beginning() {
     let r = route();
     assert_eq!(r.state(), RouteState::Starting);
     advance(SECOND).await;
-    r.retrying(&Error::transient("no answer").hint("start it"));
+    r.retrying(Place::Source, &Error::transient("no answer").hint("start it"));
     advance(SECOND).await;
-    r.retrying(&Error::transient("refused"));
+    r.retrying(Place::Source, &Error::transient("refused"));
     advance(SECOND).await;
     let view = r.snapshot();
     assert_eq!((view.state, view.state_seconds), (RouteState::Retrying, 2.0));
     assert_eq!(view.reason.map(|r| r.message).as_deref(), Some("refused"));
     assert!(!r.state().is_up());
-    r.recovered();
+    r.recovered(Place::Source);
     assert!(r.state().is_up());
     assert_eq!(r.snapshot().reason, None);
     r.stopped(&Error::position_lost("gone").hint("reset it"));
@@ -169,7 +169,7 @@ async fn the_view_shows_times_as_event_ids_do_and_leaves_out_what_is_not_known()
     assert_eq!(json.get("lag_seconds"), None);
     assert_eq!(json.get("delivered"), None);
     r.read(&position(7), Timestamp { time: 9, increment: 4 });
-    r.in_flight(12);
+    r.measure_in_flight(|| 12);
     let json = serde_json::to_value(r.snapshot()).unwrap();
     assert_eq!((json["read"].as_str(), json["server_time"].as_str()), (Some("7.1"), Some("9.4")));
     assert_eq!(json["in_flight_bytes"], 12);
@@ -177,4 +177,28 @@ async fn the_view_shows_times_as_event_ids_do_and_leaves_out_what_is_not_known()
         (json["name"].as_str(), json["source"].as_str(), json["sink"].as_str()),
         (Some("r"), Some("from"), Some("to"))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_end_that_recovers_does_not_hide_the_other() {
+    let r = route();
+    let reason = || r.snapshot().reason.map(|r| r.message);
+    r.started(&position(1));
+    r.retrying(Place::Sink, &Error::transient("no redis"));
+    r.retrying(Place::Source, &Error::transient("no primary"));
+    r.recovered(Place::Source);
+    assert_eq!((r.state(), reason().as_deref()), (RouteState::Retrying, Some("no redis")));
+    r.recovered(Place::Sink);
+    assert_eq!((r.state(), reason()), (RouteState::Running, None));
+
+    // A lane that still ends its work when the route has stopped does not bring it back to life.
+    r.retrying(Place::Sink, &Error::transient("no redis"));
+    r.stopped(&Error::operator("no right"));
+    r.recovered(Place::Sink);
+    assert_eq!((r.state(), reason().as_deref()), (RouteState::Stopped, Some("no right")));
+    r.restarting(&Error::bug("oops"));
+    r.recovered(Place::Source);
+    assert_eq!(r.state(), RouteState::Retrying);
+    r.started(&position(1));
+    assert_eq!((r.state(), reason()), (RouteState::Running, None));
 }

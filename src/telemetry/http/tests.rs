@@ -8,7 +8,7 @@ use oplogue_api::{Doc, ErrorKind, Position, bson::Timestamp};
 
 use super::*;
 use crate::engine::status::RouteStatus;
-use crate::telemetry::metrics::{Outcome, RouteMetrics};
+use crate::telemetry::metrics::{Outcome, Place, RouteMetrics};
 
 const LOCAL: &str = "127.0.0.1:0";
 
@@ -55,13 +55,13 @@ fn readiness_is_that_of_every_route_and_says_why_not() {
     assert_eq!((code, &body["ready"]), (503, &false.into()), "b has not started");
     assert_eq!((&body["routes"][0]["ready"], &body["routes"][1]["state"]), (&true.into(), &"starting".into()));
 
-    b.retrying(&Error::transient("no primary").hint("look at the replica set"));
+    b.retrying(Place::Source, &Error::transient("no primary").hint("look at the replica set"));
     let (code, body) = ready();
     assert_eq!(code, 503);
     let expected = serde_json::json!({"kind": "transient", "message": "no primary", "hint": "look at the replica set"});
     assert_eq!(body["routes"][1]["reason"], expected);
 
-    b.recovered();
+    b.recovered(Place::Source);
     let (code, body) = ready();
     assert_eq!((code, &body["ready"]), (200, &true.into()));
     assert_eq!(body["routes"][1].get("reason"), None);

@@ -65,7 +65,7 @@ async fn gauges_show_the_routes_as_they_are_now() {
     up.started(&Position { token: Doc::empty(), time: time(100) });
     up.read(&Position { token: Doc::empty(), time: time(130) }, time(142));
     up.checkpointed(time(100));
-    up.in_flight(99);
+    up.measure_in_flight(|| 99);
     down.stopped(&Error::operator("no"));
     let routes = [up, down];
     let text = metrics.render(&routes);
