@@ -15,7 +15,7 @@ use oplogue_testkit::servers::redis_cli;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
     time::{Duration, sleep, timeout},
 };
 
@@ -41,7 +41,8 @@ struct Counts {
 
 impl Seen {
     fn event(&self, line: &str) {
-        count(line, COLLECTION, &self.0.events);
+        // The line that begins an event ends with the key of the document; that of `create` has none.
+        count(line, &format!("{COLLECTION} {{"), &self.0.events);
         count(line, AUDIT, &self.0.held_back);
     }
 
@@ -84,6 +85,8 @@ fn count(text: &str, collection: &str, counter: &AtomicUsize) {
 /// this program is killed.
 pub struct Oplogue {
     shell: Child,
+    /// Apart from `shell`, which would close it at the first `wait`.
+    input: Option<ChildStdin>,
     http: String,
 }
 
@@ -116,7 +119,8 @@ impl Oplogue {
                 seen.event(&line);
             }
         });
-        Ok(Oplogue { shell, http: servers.http.clone() })
+        let input = shell.stdin.take();
+        Ok(Oplogue { shell, input, http: servers.http.clone() })
     }
 
     /// Waits until `/readyz` says that all routes run: from then on no change is missed.
@@ -145,7 +149,7 @@ impl Oplogue {
             return Ok(()); // told already
         }
         say(Who::Demo, "stopping oplogue ...");
-        drop(self.shell.stdin.take());
+        drop(self.input.take());
         let status: ExitStatus =
             timeout(PATIENCE, self.shell.wait()).await.map_err(|_| "oplogue does not stop when it is told to")??;
         if status.success() { Ok(()) } else { Err(format!("oplogue stopped with {status}").into()) }
