@@ -66,6 +66,8 @@ struct Stage {
     oplogue: Option<Oplogue>,
     subscriber: Option<Subscriber>,
     servers: Option<Servers>,
+    /// oplogue has run, and may have left something behind.
+    was_ready: bool,
     complete: bool,
 }
 
@@ -75,6 +77,7 @@ async fn play(stage: &mut Stage) -> Outcome<()> {
     stage.subscriber = Some(Subscriber::start(servers, &seen).await?);
     let oplogue = stage.oplogue.insert(Oplogue::start(servers, &seen)?);
     oplogue.wait_until_ready().await?;
+    stage.was_ready = true;
     let since = Instant::now();
     say(Who::Demo, "oplogue is ready; now a second process writes to MongoDB");
     write(servers).await?;
@@ -106,7 +109,7 @@ impl Stage {
         };
         drop(self.subscriber.take());
         if let Some(servers) = self.servers.take() {
-            servers.leave().await;
+            servers.leave(self.was_ready).await;
         }
         ended
     }

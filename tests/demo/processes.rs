@@ -195,7 +195,8 @@ impl Subscriber {
         });
         match answer.await {
             Ok(Ok(Some(kind))) if kind == "psubscribe" => {}
-            other => return Err(format!("redis-cli could not subscribe: {other:?}").into()),
+            Ok(Ok(Some(answer))) => return Err(format!("redis-cli could not subscribe: {answer}").into()),
+            _ => return Err("redis-cli could not subscribe".into()),
         }
         let seen = seen.clone();
         tokio::spawn(async move {

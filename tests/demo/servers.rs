@@ -69,9 +69,10 @@ impl Servers {
         if self.redis.is_some() { &self.redis_url } else { "is that of $REDIS_URL" }
     }
 
-    /// Ends our own servers; takes back what was left on others.
-    pub async fn leave(self) {
-        if self.mongo.is_none()
+    /// Ends our own servers; takes back what was left on others, if it came to that.
+    pub async fn leave(self, were_used: bool) {
+        if were_used
+            && self.mongo.is_none()
             && let Ok(client) = mongodb::Client::with_uri_str(&self.mongo_url).await
         {
             for name in [COLLECTION, AUDIT] {
@@ -80,7 +81,8 @@ impl Servers {
                 }
             }
         }
-        if self.redis.is_none()
+        if were_used
+            && self.redis.is_none()
             && let Err(e) = reset_positions(&self).await
         {
             say(Who::Demo, &format!("the checkpoints could not be removed from Redis: {e}"));
