@@ -96,8 +96,11 @@ fn snippet(entry: &Entry) -> String {
     for field in entry.fields.iter().filter(|f| f.required) {
         let _ = writeln!(out, "{} = {}", field.name, sample(field));
     }
-    for field in entry.fields.iter().filter(|f| !f.required) {
-        let _ = writeln!(out, "# {} = {}", field.name, sample(field));
+    // A transform without any option does nothing, and may refuse to.
+    let needs_one = entry.what == "transform" && entry.fields.iter().all(|f| !f.required);
+    for (i, field) in entry.fields.iter().filter(|f| !f.required).enumerate() {
+        let mark = if needs_one && i == 0 { "" } else { "# " };
+        let _ = writeln!(out, "{mark}{} = {}", field.name, sample(field));
     }
     if entry.what == "checkpoint store" {
         let _ = write!(out, "\n[[routes]]\n# from = ..., to = ...\ncheckpoint = \"{}\"\n", entry.name);

@@ -51,7 +51,7 @@ pub(super) fn expand(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<
         };
         if !is_name(name) {
             problems.push(Problem {
-                token: "${".into(),
+                token: format!("${{{}", &inner[..end]),
                 message: "what stands between `${` and `}` is no name of a variable".into(),
                 help: "a name consists of letters, digits and `_`; a literal `${` is written `$${`".into(),
             });

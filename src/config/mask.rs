@@ -46,28 +46,31 @@ impl<'a> Keys<'a> {
     }
 
     /// What to hide of a line that is no TOML. `above` are the lines before it, from the nearest: the line may be the
-    /// middle of a text that began there.
+    /// middle of a list or a text that began there.
     pub fn hidden_part(&self, line: &str, above: impl Iterator<Item = &'a str>) -> Option<Range<usize>> {
-        let mut keys = assignments(line);
         let trimmed = line.trim_start();
-        let begins_anew = trimmed.starts_with('[') || trimmed.starts_with('#') || trimmed.is_empty();
-        let first = keys.next();
-        if first.is_none() && !begins_anew || first.is_some_and(|(key, _)| !is_bare(key)) {
-            // A continuation: shown only if what it continues may be.
-            for before in above {
-                if before.trim_start().starts_with('[') && !before.contains('=') {
-                    break;
-                }
-                if let Some((key, _)) = assignments(before).next() {
-                    if assignments(before).all(|(key, _)| self.may_be_shown(key)) {
-                        break;
-                    }
-                    let _ = key;
-                    return Some(0..line.len());
-                }
-            }
+        if trimmed.is_empty() || trimmed.starts_with('#') || (trimmed.starts_with('[') && !line.contains('=')) {
+            return None;
         }
-        first.into_iter().chain(keys).find(|(key, _)| !self.may_be_shown(key)).map(|(_, value)| value..line.len())
+        let indent = line.len() - trimmed.len();
+        let mut keys = assignments(line).peekable();
+        if keys.peek().is_some_and(|(key, _)| is_bare(key)) {
+            return keys.find(|(key, _)| !self.may_be_shown(key)).map(|(_, value)| value..line.len());
+        }
+        // `uri "..."`, `uri: "..."`: the key is no secret.
+        let word = trimmed.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))).next().unwrap_or("");
+        if self.may_be_shown(word) && keys.peek().is_none() {
+            return None;
+        }
+        if self.secret.contains(&word) {
+            return Some(indent + word.len()..line.len());
+        }
+        // The middle of a list that may be shown?
+        let begin = above.take_while(|l| !l.trim_start().starts_with('[')).find(|l| assignments(l).next().is_some());
+        let is_list = begin.is_some_and(|begin| {
+            begin.trim_end().ends_with(['[', ',']) && assignments(begin).all(|(key, _)| self.may_be_shown(key))
+        });
+        if is_list && keys.peek().is_none() { None } else { Some(indent..line.len()) }
     }
 }
 
@@ -82,7 +85,8 @@ fn assignments(line: &str) -> impl Iterator<Item = (&str, usize)> {
         let from = before
             .rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-')))
             .map_or(0, |i| i + before[i..].chars().next().map_or(1, char::len_utf8));
-        (&before[from..], at + 1)
+        let value = &line[at + 1..];
+        (&before[from..], at + 1 + (value.len() - value.trim_start().len()))
     })
 }
 
@@ -114,15 +118,20 @@ mod tests {
     #[test]
     fn a_line_that_is_no_toml_shows_known_keys_only() {
         assert_eq!(shown("lanes = 4x", &[]), "lanes = 4x");
-        assert_eq!(shown("url = \"secret", &[]), "url =***");
-        assert_eq!(shown("a.url = \"secret", &[]), "a.url =***");
-        assert_eq!(shown("'url' = \"secret", &[]), "'url' =***");
-        assert_eq!(shown("pasword = secret", &[]), "pasword =***");
-        assert_eq!(shown("x = { type = \"y\", url = secret", &[]), "x =***");
-        assert_eq!(shown("type = { lanes = 1, url = secret", &[]), "type = { lanes = 1, url =***");
+        assert_eq!(shown("url = \"secret", &[]), "url = ***");
+        assert_eq!(shown("a.url = \"secret", &[]), "a.url = ***");
+        assert_eq!(shown("'url' = \"secret", &[]), "'url' = ***");
+        assert_eq!(shown("pasword = secret", &[]), "pasword = ***");
+        assert_eq!(shown("x = { type = \"y\", url = secret", &[]), "x = ***");
+        assert_eq!(shown("type = { lanes = 1, url = secret", &[]), "type = { lanes = 1, url = ***");
         assert_eq!(shown("[sinks.x", &["url = \"\"\""]), "[sinks.x");
         assert_eq!(shown("secret", &["url = \"\"\"", "more"]), "***");
         assert_eq!(shown("  4x", &["lanes = ["]), "  4x");
-        assert_eq!(shown("foo", &["url = 'x'", "[sinks.x]"]), "foo");
+        assert_eq!(shown("  \"a\"", &["url = ["]), "  ***");
+        assert_eq!(shown("url \"secret\"", &["lanes = 1"]), "url***");
+        assert_eq!(shown("url: \"secret\"", &["lanes = 1"]), "url***");
+        assert_eq!(shown("lanes 4", &[]), "lanes 4");
+        assert_eq!(shown("\"secret\"", &["lanes = 1"]), "***");
+        assert_eq!(shown("\"secret\"", &["lanes = [", "[sinks.x]"]), "***");
     }
 }

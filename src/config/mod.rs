@@ -16,7 +16,7 @@ mod suggest;
 
 use std::collections::BTreeSet;
 
-use oplogue_api::{Context, Registry};
+use oplogue_api::{Context, Field, Registry};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -42,6 +42,18 @@ pub struct Loaded {
 /// The tables of the top level.
 const TABLES: [&str; 8] = ["sources", "transforms", "sinks", "routes", "http", "state", "log", "engine"];
 
+/// The keys of oplogue's own tables, as `[engine]`, with their table: for documentation and its tests.
+pub fn own_fields() -> Vec<(&'static str, &'static Field)> {
+    let tables: [(&str, &'static [Field]); 5] = [
+        ("[[routes]]", &routes::ROUTE),
+        ("[http]", &settings::HTTP),
+        ("[state]", &settings::STATE),
+        ("[log]", &settings::LOG),
+        ("[engine]", &settings::ENGINE),
+    ];
+    tables.into_iter().flat_map(|(table, fields)| fields.iter().map(move |field| (table, field))).collect()
+}
+
 /// Resolves a configuration. `file` is its name in messages, `env` looks up the variables of `${VAR}`.
 ///
 /// # Errors
@@ -61,8 +73,7 @@ pub fn examine(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>, reg
     let mut report = Report::new(text, env);
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        let own = [&settings::HTTP[..], &settings::STATE, &settings::LOG, &settings::ENGINE, &routes::ROUTE];
-        let keys = mask::Keys::new(registry, own.into_iter().flatten());
+        let keys = mask::Keys::new(registry, own_fields().into_iter().map(|(_, field)| field));
         let ends: BTreeSet<usize> = errors.iter().filter_map(|e| e.span()).map(|s| s.start).collect();
         let mut unclosed = Vec::new();
         root.get_ref().values().for_each(|value| report::reaching(value, &ends, &mut unclosed));
@@ -105,8 +116,10 @@ fn read(report: &mut Report<'_>, root: &DeTable<'_>, registry: &Registry) -> Opt
         sinks: nodes::read(report, root, registry, &sinks, dir),
         stores: nodes::read_stores(report, root, registry, dir),
     };
+    let before = report.errors();
     let routes = routes::read(report, root, &mut parts, &settings);
-    if !report.is_broken() && root.contains_key("routes") {
+    // What a mistyped name was meant to use is not unused.
+    if report.errors() == before && !report.is_broken() && root.contains_key("routes") {
         parts.sources.warn_unused(report);
         parts.transforms.warn_unused(report);
         parts.sinks.warn_unused(report);

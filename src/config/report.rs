@@ -201,7 +201,16 @@ impl<'a> Report<'a> {
             if let Some(part) = keys.hidden_part(&self.text[range.clone()], above) {
                 self.hidden.push(range.start + part.start..range.start + part.end);
             }
-            let words = words.replace(", expected literal string", "").replace(", expected nothing", "");
+            let words = match words.as_str() {
+                "duplicate key" => match self.text.get(span.clone()) {
+                    Some(key) if !key.is_empty() => format!("the key `{key}` is there twice"),
+                    _ => words,
+                },
+                "string values must be quoted, expected literal string" => {
+                    "this is no value: texts stand in quotes".into()
+                }
+                _ => words.replace(", expected nothing", ""),
+            };
             self.found.push(Found { level: Level::Error, span: Some(span), message: words, help: None });
         }
         for open in swallowed {

@@ -67,7 +67,11 @@ pub(super) fn table<'t, 'i>(
     name: &str,
 ) -> Option<(&'t DeTable<'i>, Span)> {
     let (key, value) = root.get_key_value(name)?;
-    as_table(report, value, &key.span(), &format!("`{name}` must be a table"), &format!("write `[{name}]`"))
+    let help = match name {
+        "sources" | "transforms" | "sinks" => format!("write `[{name}.NAME]`"),
+        _ => format!("write `[{name}]`"),
+    };
+    as_table(report, value, &key.span(), &format!("`{name}` must be a table"), &help)
 }
 
 /// A value that must be a table, and the place of its head.
@@ -136,7 +140,11 @@ fn within(report: &mut Report<'_>, checked: &Checked, name: &str, least: Duratio
     if let Some(span) = checked.span(name)
         && !(least..=most).contains(&checked.period(name))
     {
-        report.error(span, format!("`{name}` must be from {least:?} to {}h", most.as_secs() / 3600), None);
+        let range = match least {
+            Duration::ZERO => format!("at most {}h", most.as_secs() / 3600),
+            _ => format!("from {least:?} to {}h", most.as_secs() / 3600),
+        };
+        report.error(span, format!("`{name}` must be {range}"), None);
     }
 }
 

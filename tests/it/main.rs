@@ -1,8 +1,11 @@
 //! The router against real servers, one binary for all of it.
 
+mod cli;
 mod config;
 mod crash;
 mod engine;
+mod outage;
 mod process;
 mod subscriber;
 mod support;
+mod writer;

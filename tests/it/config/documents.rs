@@ -1,0 +1,137 @@
+//! The configurations that people copy: the example, the documentation, and what `oplogue plugins TYPE` prints.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use oplogue::{
+    api::Registry,
+    builtin,
+    config::{Level, Loaded, examine},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Reads with the bundled plugins, and no variables set.
+fn read(text: &str, file: &str) -> Loaded {
+    examine(text, file, &|_| None, &builtin::registry())
+}
+
+#[test]
+fn the_example_comes_to_the_plan_that_it_describes() {
+    let file = root().join("config.example.toml");
+    let loaded = read(&fs::read_to_string(file).unwrap(), "config.example.toml");
+    assert!(loaded.diagnostics.is_empty(), "{}", loaded.diagnostics);
+    let plan = loaded.plan.unwrap();
+    let routes: Vec<_> = plan.routes.iter().map(|r| (r.name.as_str(), r.source.kind, r.sink.kind)).collect();
+    assert_eq!(routes, [("mongo->meteor", "mongo-oplog", "redis-oplog"), ("mongo->terminal", "mongo-oplog", "stdout")]);
+    assert!(plan.routes.iter().all(|r| r.via.len() == 1));
+    assert!(plan.http.is_some());
+}
+
+/// Every block marked `toml` in the documentation, with its file and line. A block that is only a part of a configuration
+/// is marked `toml fragment`, and one that is wrong on purpose is no `toml`.
+fn blocks() -> Vec<(PathBuf, usize, String)> {
+    let mut files = vec![root().join("README.md")];
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "md") {
+                files.push(path);
+            }
+        }
+    }
+    let mut blocks = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let mut block: Option<(usize, String)> = None;
+        for (index, line) in text.lines().enumerate() {
+            match &mut block {
+                None if line.trim() == "```toml" => block = Some((index + 1, String::new())),
+                None => {}
+                Some(_) if line.trim() == "```" => {
+                    blocks.extend(block.take().map(|(line, text)| (file.clone(), line, text)));
+                }
+                Some((_, text)) => {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+            }
+        }
+        assert!(block.is_none(), "{}: a block without its end", file.display());
+    }
+    blocks
+}
+
+#[test]
+fn every_configuration_of_the_documentation_is_sound() {
+    let blocks = blocks();
+    assert!(blocks.iter().any(|(file, ..)| file.ends_with("docs/configuration.md")));
+    for (file, line, text) in blocks {
+        let env =
+            |name: &str| Some(if name.contains("REDIS") { "redis://h:6379" } else { "mongodb://h:27017" }.to_owned());
+        let loaded = examine(&text, &format!("{}, block of line {line}", file.display()), &env, &builtin::registry());
+        assert!(loaded.plan.is_some(), "{}", loaded.diagnostics);
+    }
+}
+
+/// The names of the keys of all of oplogue's own tables are in the documentation, with their defaults.
+#[test]
+fn the_documentation_knows_every_key() {
+    let text = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let fields = oplogue::config::own_fields();
+    assert!(fields.len() > 10);
+    for (table, field) in fields {
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{}`", field.name)));
+        let row = row.unwrap_or_else(|| panic!("`{}` of {table} is not in docs/configuration.md", field.name));
+        if let Some(default) = field.default {
+            assert!(
+                row.contains(default),
+                "the default of `{}` is {default}, but the documentation says\n{row}",
+                field.name
+            );
+        }
+    }
+}
+
+/// The plugins whose names are promised, each where it belongs.
+#[test]
+fn all_bundled_plugins_are_registered() {
+    let Registry { sources, transforms, sinks, stores } = builtin::registry();
+    assert_eq!(sources.into_keys().collect::<Vec<_>>(), ["bson-dump", "mongo-change-stream", "mongo-oplog"]);
+    assert_eq!(transforms.into_keys().collect::<Vec<_>>(), ["filter"]);
+    assert_eq!(sinks.into_keys().collect::<Vec<_>>(), ["null", "redis-oplog", "stdout"]);
+    assert_eq!(stores.into_keys().collect::<Vec<_>>(), ["file", "mongo", "redis"]);
+}
+
+/// The defaults that plugins tell of are values of the type they tell of: with all of them written out, a table is sound.
+#[test]
+fn the_defaults_of_all_plugins_are_what_they_say() {
+    let registry = builtin::registry();
+    let tables = (registry.sources.values().map(|p| ("sources.x", p.name, p.fields)))
+        .chain(registry.transforms.values().map(|p| ("transforms.x", p.name, p.fields)))
+        .chain(registry.sinks.values().map(|p| ("sinks.x", p.name, p.fields)));
+    for (head, name, fields) in tables {
+        let mut text = format!("[{head}]\ntype = \"{name}\"\n");
+        for field in fields {
+            if let Some(default) = field.default {
+                text.push_str(&format!("{} = {default}\n", field.name));
+            }
+        }
+        let loaded = read(&text, name);
+        // What is required is missing, which is told at the head; nothing else may be wrong.
+        let wrong: Vec<_> = loaded
+            .diagnostics
+            .iter()
+            .filter(|d| d.level == Level::Error && d.place.as_ref().is_none_or(|p| p.line != 1))
+            .map(|d| &d.message)
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:#?}\n{text}");
+    }
+}
