@@ -2,69 +2,20 @@
 //! Redis.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
-use mongodb::bson::{Document, doc};
 use oplogue_testkit::{servers, unique};
-use serde_json::Value;
 
 use crate::{
     process::Oplogue,
     subscriber::Subscriber,
     support::{Chance, source},
+    writer::{KEYS, Writer, number, numbers},
 };
 
-const KEYS: u64 = 7;
 const KILLS: usize = 6;
-
-/// Writes numbered changes until told to stop; what it returns was acknowledged, as (key, number).
-struct Writer {
-    stop: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<Vec<(i64, u64)>>,
-}
-
-impl Writer {
-    async fn start(db: &str) -> Writer {
-        let client = servers::mongo().await.client().await;
-        let coll = client.database(db).collection::<Document>("c");
-        for key in 0..KEYS as i64 {
-            coll.insert_one(doc! {"_id": key}).await.expect("a document to update");
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
-            let mut written = Vec::new();
-            let mut number = 0u64;
-            while !stopping.load(Ordering::Relaxed) {
-                number += 1;
-                let key = (number % KEYS) as i64;
-                // The field's name carries the number, since redis-oplog messages carry names, not values; the document is
-                // emptied now and then so that it stays small.
-                let name = format!("n{number}");
-                let update = if number % 500 < KEYS {
-                    coll.replace_one(doc! {"_id": key}, doc! {"_id": key, &name: 1}).await.map(|_| ())
-                } else {
-                    coll.update_one(doc! {"_id": key}, doc! {"$set": {&name: 1}}).await.map(|_| ())
-                };
-                update.expect("an acknowledged write");
-                written.push((key, number));
-            }
-            written
-        });
-        Writer { stop, task }
-    }
-
-    async fn finish(self) -> Vec<(i64, u64)> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.expect("the writer")
-    }
-}
 
 /// Kills and restarts the process at random points while the writer writes.
 async fn torment(oplogue: &mut Oplogue, chance: &mut Chance) {
@@ -103,12 +54,12 @@ async fn killed_writing_to_a_file(kind: &str) {
         source(kind, &uri)
     ));
     oplogue.start();
-    let writer = Writer::start(&db).await;
+    let writer = Writer::start(servers::mongo().await.client().await, &db).await;
     torment(&mut oplogue, &mut chance).await;
-    let written = writer.finish().await;
+    let written = writer.finish().await.acknowledged;
     assert!(written.len() > 20, "the writer wrote {}", written.len());
     oplogue.wait("caught up", |o| {
-        let seen: std::collections::HashSet<u64> = o.events().iter().map(number).collect();
+        let seen: HashSet<u64> = o.events().iter().map(number).collect();
         written.iter().all(|(_, n)| seen.contains(n))
     });
     assert!(oplogue.terminate().success());
@@ -140,15 +91,6 @@ async fn killed_writing_to_a_file(kind: &str) {
     assert_eq!(seen, expected, "seed {}", chance.seed());
 }
 
-/// The number in the field's name: `n17`.
-fn number(event: &Value) -> u64 {
-    let names = match &event["after"] {
-        Value::Object(after) => after.keys().cloned().collect::<Vec<_>>(),
-        _ => event["update"]["set"].as_object().expect("a $set").keys().cloned().collect(),
-    };
-    names.iter().find_map(|n| n.strip_prefix('n')?.parse().ok()).expect("a numbered field")
-}
-
 async fn killed_publishing_to_redis(kind: &str) {
     let db = unique("crash");
     let mut chance = Chance::new();
@@ -176,24 +118,15 @@ async fn killed_publishing_to_redis(kind: &str) {
         redis.url()
     ));
     oplogue.start();
-    let writer = Writer::start(&db).await;
+    let writer = Writer::start(servers::mongo().await.client().await, &db).await;
     torment(&mut oplogue, &mut chance).await;
-    let written = writer.finish().await;
+    let written = writer.finish().await.acknowledged;
     assert!(written.len() > 20, "the writer wrote {}", written.len());
     oplogue.wait("caught up", |_| subscriber.count() >= written.len());
     assert!(oplogue.terminate().success());
 
     // Exactly once, and in the order of writing: one writer, one channel.
-    let got: Vec<(i64, u64)> = subscriber
-        .messages()
-        .iter()
-        .map(|m| {
-            let m: Value = serde_json::from_str(m).expect("JSON");
-            let field =
-                m["f"].as_array().and_then(|f| f.iter().find_map(|n| n.as_str()?.strip_prefix('n'))).expect("f");
-            (m["d"]["_id"].as_i64().expect("an integer id"), field.parse().expect("a number"))
-        })
-        .collect();
+    let got = numbers(&subscriber.messages());
     assert_eq!(got, written, "seed {}", chance.seed());
 }
 

@@ -26,6 +26,17 @@ impl Subscriber {
         Subscriber { messages, task }
     }
 
+    /// Waits until everything that Redis had got before this call has arrived.
+    pub async fn settle(&self, url: &str, channel: &str) {
+        const MARK: &str = "{}";
+        let client = redis::Client::open(url).expect("a Redis URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("a connection to Redis");
+        let _: i64 =
+            redis::cmd("PUBLISH").arg(channel).arg(MARK).query_async(&mut connection).await.expect("a published mark");
+        oplogue_testkit::wait_for("the mark", || async { self.messages().iter().any(|m| m == MARK) }).await;
+        self.messages.lock().expect("the messages").retain(|m| m != MARK);
+    }
+
     pub fn count(&self) -> usize {
         self.messages.lock().expect("the messages").len()
     }
