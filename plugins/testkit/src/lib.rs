@@ -1,5 +1,6 @@
 //! Tests for plugins: real servers, a cuttable proxy, the conformance kit, fault wrappers.
 #![deny(missing_docs)]
+pub mod conformance;
 pub mod faults;
 pub mod generate;
 pub mod proxy;

@@ -12,7 +12,9 @@ const TRANSIENT: ErrorKind = ErrorKind::Transient;
 
 fn log() -> MemoryLog {
     let log = MemoryLog::default();
-    (0..6).for_each(|i| drop(log.push(insert("a.b", doc! {"_id": i}))));
+    for i in 0..6 {
+        log.push(insert("a.b", doc! {"_id": i}));
+    }
     log
 }
 

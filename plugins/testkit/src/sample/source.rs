@@ -172,13 +172,13 @@ impl MemoryLog {
         events.flatten().collect()
     }
 
-    fn position(&self, entry: usize) -> Position {
+    pub(crate) fn position(&self, entry: usize) -> Position {
         let token = doc! {"deployment": &self.0.deployment, "entry": entry as i64};
         let token = bson::RawDocumentBuf::try_from(&token).expect("a string and a number can be encoded");
         Position { token: token.into(), time: time_of(entry) }
     }
 
-    fn entry_of(&self, position: &Position) -> Result<usize> {
+    pub(crate) fn entry_of(&self, position: &Position) -> Result<usize> {
         if position.token.get_str("deployment").ok() != Some(self.0.deployment.as_str()) {
             return Err(Error::operator("the position belongs to another deployment").hint("reset the position"));
         }
