@@ -248,6 +248,16 @@ async fn record<H: SourceHarness + ?Sized>(clause: &str, h: &H, n: usize) -> (Ve
     let work = Workload::new(n as u64).take(n);
     let (mut source, mut reading) = begin(clause, h, &work).await;
     read_on(clause, h, &mut *source, &mut reading, n).await;
+    // A source may have to see what follows a transaction before it knows that it is over, and `end` may cover it.
+    let mut waits = 0;
+    while !h.is_finite() && reading.events.last().is_some_and(|e| e.txn.is_some() && reading.end().time < e.time) {
+        waits += 1;
+        must!(clause, waits < 1000, "`end` never covers the last transaction");
+        match super::guard::ok(clause, "next", next(clause, &mut *source).await) {
+            Some(batch) => reading.add(batch),
+            None => must!(clause, false, "the source ended, although it is not finite"),
+        }
+    }
     source.close().await;
     (work, reading)
 }
