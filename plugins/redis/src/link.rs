@@ -92,10 +92,10 @@ impl Link {
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = connecting.await.map_err(|e| failed(&e))?;
         if let Some(auth) = &self.auth
-            && let Err(e) = connection.send_packed_command(auth).await
+            && let Err(e) = send(&mut connection, auth).await
         {
             // Before version 6 a wrong password is a plain ERR, as is the refusal of a full server, which hangs up then.
-            let alive = connection.send_packed_command(&redis::cmd("PING")).await;
+            let alive = send(&mut connection, &redis::cmd("PING")).await;
             let hung_up = alive.is_err_and(|e| e.code().is_none());
             return Err(match e.code() {
                 Some("ERR") if !hung_up => reply::from_code("WRONGPASS").at(&self.place),
@@ -103,7 +103,7 @@ impl Link {
             });
         }
         if self.database != 0
-            && let Err(e) = connection.send_packed_command(redis::cmd("SELECT").arg(self.database)).await
+            && let Err(e) = send(&mut connection, redis::cmd("SELECT").arg(self.database)).await
         {
             return Err(match e.code() {
                 Some("ERR") => Error::operator(format!("{}: Redis has no database {}", self.place, self.database))
@@ -136,8 +136,7 @@ impl Link {
     /// The outer one says that there was no reply, so that nothing is known about the command.
     pub async fn call(&self, cmd: &Cmd) -> Result<Result<Value, RedisError>> {
         let mut connection = self.connection().await?;
-        match connection.send_packed_command(cmd).await {
-            Ok(Value::ServerError(e)) => Ok(Err(e.into())),
+        match send(&mut connection, cmd).await {
             Ok(value) => Ok(Ok(value)),
             Err(e) if e.code().is_some() => Ok(Err(e)),
             Err(e) => {
@@ -170,6 +169,14 @@ impl Link {
             Err(e) if e.code() == Some("NOSCRIPT") => self.ask(&command("EVAL", script.text)).await,
             Err(e) => Err(reply::from_redis(&e, &self.place)),
         }
+    }
+}
+
+/// The reply, with an error reply as an error.
+async fn send(connection: &mut MultiplexedConnection, cmd: &Cmd) -> Result<Value, RedisError> {
+    match connection.send_packed_command(cmd).await? {
+        Value::ServerError(e) => Err(e.into()),
+        value => Ok(value),
     }
 }
 

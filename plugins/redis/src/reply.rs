@@ -67,6 +67,11 @@ pub fn from_code(code: &str) -> Error {
             "Redis has forgotten events that it had confirmed",
             "after a failover or a crash of Redis this is expected: the route goes back to what Redis holds and sends the rest again",
         ),
+        "OPLOGUEGONE" => (
+            Operator,
+            "the checkpoint is gone, although one was saved before",
+            "find out who removed it; then restart the route, which starts as configured, or set its position",
+        ),
         "OPLOGUEFORMAT" => (
             Operator,
             "the route's key was written by another version of oplogue",
@@ -117,7 +122,7 @@ mod tests {
     #[test]
     fn every_code_has_its_kind_and_a_remedy() {
         for (codes, kind) in [
-            ("NOAUTH WRONGPASS NOPERM MOVED ASK CROSSSLOT WRONGTYPE OPLOGUEFORMAT", ErrorKind::Operator),
+            ("NOAUTH WRONGPASS NOPERM MOVED ASK CROSSSLOT WRONGTYPE OPLOGUEFORMAT OPLOGUEGONE", ErrorKind::Operator),
             (
                 "READONLY LOADING MASTERDOWN NOREPLICAS OOM MISCONF BUSY TRYAGAIN CLUSTERDOWN NOSCRIPT ERR UNHEARDOF",
                 ErrorKind::Transient,
