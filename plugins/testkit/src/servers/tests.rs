@@ -213,6 +213,26 @@ async fn both_servers_work_through_the_proxy() {
     assert_eq!(c.get::<_, i32>(&key).await.unwrap(), 1);
 }
 
+#[tokio::test]
+async fn a_port_that_somebody_took_first_is_told_from_other_troubles() {
+    use process::{Home, Process, StartError};
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let home = Home::new();
+    let mut mongod = Process::new(&home, "mongod", "Waiting for connections");
+    let program = fetch::program("mongod-6.0.5".into(), "mongod").await;
+    let dir = format!("--dbpath={}", mongod.dir().display());
+    mongod.set_command(&program, [dir.clone(), format!("--port={port}"), "--bind_ip=127.0.0.1".into()]);
+    assert!(matches!(mongod.start().await, Err(StartError::PortTaken)));
+    mongod.set_command(&program, [dir, "--no-such-option".into()]);
+    assert!(matches!(mongod.start().await, Err(StartError::Other(why)) if why.contains("no-such-option")));
+
+    let mut redis = Process::new(&home, "redis", "Ready to accept connections");
+    let program = fetch::program("redis".into(), "redis-server").await;
+    redis.set_command(&program, ["--port".into(), port.to_string(), "--bind".into(), "127.0.0.1".into()]);
+    assert!(matches!(redis.start().await, Err(StartError::PortTaken)));
+}
+
 const CHILD: &str = "OPLOGUE_TESTKIT_CHILD";
 
 /// Starts itself, with servers in it, and kills that process.
