@@ -5,8 +5,10 @@
 
 mod guard;
 pub mod source;
+pub mod store;
 
 pub use source::{SourceHarness, source};
+pub use store::{StoreHarness, store};
 
 /// What a run of the kit did. Clauses that a harness gives no means to test are named, not passed over in silence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::{future::Future, panic::AssertUnwindSafe};
 use futures_util::FutureExt;
 
 mod source;
+mod store;
 
 /// Asserts that `test` panics, and with a violation of `clause`.
 async fn violates<T>(clause: &str, how: &str, test: impl Future<Output = T>) {
