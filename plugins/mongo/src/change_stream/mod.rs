@@ -38,7 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many errors of unknown meaning in a row, without a reply between them, before a person has to look.
 const FUTILE: u32 = 20;
 /// How often the oldest entry may be overwritten between looking it up and reading it.
-const RACES: u32 = 5;
+const RACES: u32 = 40;
+const RACE: Duration = Duration::from_millis(250);
 
 pub(crate) fn register(r: &mut Registry) {
     r.source(
@@ -260,7 +261,11 @@ impl Source for ChangeStream {
             };
             match self.begin_and_look(&begin).await {
                 Ok(open) => break open,
-                Err(e) if oldest && e.kind() == ErrorKind::PositionLost && races < RACES => races += 1,
+                Err(e) if oldest && e.kind() == ErrorKind::PositionLost && races < RACES => {
+                    // The server cuts the log in pieces, one after the other.
+                    races += 1;
+                    tokio::time::sleep(RACE).await;
+                }
                 Err(e) if matches!(begin, Begin::Time(_)) && e.kind() == ErrorKind::PositionLost => {
                     return Err(Error::operator("the time in `start` is older than the oplog reaches")
                         .hint("use start = \"oldest\", or a later time"));
