@@ -42,12 +42,12 @@ pub(super) struct Home {
 
 impl Home {
     pub(super) fn new() -> Home {
-        let dir = tempfile::Builder::new().prefix("oplogue-test-").tempdir().expect("a temporary folder can be made");
+        let made = tempfile::Builder::new().prefix("oplogue-test-").tempdir().expect("a temporary folder can be made");
         // The keeper compares it with what /proc says, where no links are left.
-        let path = dir.path().canonicalize().expect("a folder that is there has a path");
+        let dir = made.keep().canonicalize().expect("a folder that is there has a path");
         let keeper = Command::new("sh")
             .args(["-c", KEEPER, "oplogue-test-keeper"])
-            .arg(&path)
+            .arg(&dir)
             .current_dir("/")
             // A group of its own: Ctrl-C on the terminal must not end the keeper before it has done its work.
             .process_group(0)
@@ -56,8 +56,7 @@ impl Home {
             .stderr(Stdio::null())
             .spawn()
             .expect("sh can be started");
-        dir.keep();
-        Home { dir: path, keeper }
+        Home { dir, keeper }
     }
 
     pub(super) fn dir(&self) -> &Path {
