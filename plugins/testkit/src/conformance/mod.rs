@@ -6,9 +6,11 @@
 mod guard;
 pub mod source;
 pub mod store;
+pub mod transform;
 
 pub use source::{SourceHarness, source};
 pub use store::{StoreHarness, store};
+pub use transform::{TransformHarness, transform};
 
 /// What a run of the kit did. Clauses that a harness gives no means to test are named, not passed over in silence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

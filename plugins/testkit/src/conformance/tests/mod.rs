@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 
 mod source;
 mod store;
+mod transform;
 
 /// Asserts that `test` panics, and with a violation of `clause`.
 async fn violates<T>(clause: &str, how: &str, test: impl Future<Output = T>) {
