@@ -3,8 +3,10 @@
 #![deny(missing_docs)]
 
 mod checkpoints;
+mod dump;
 mod extjson;
 mod filter;
+mod fingerprint;
 mod null;
 mod stdout;
 
@@ -19,6 +21,7 @@ use oplogue_api::Registry;
 /// When one of their names is taken.
 pub fn register(r: &mut Registry) {
     checkpoints::register(r);
+    dump::register(r);
     filter::register(r);
     null::register(r);
     stdout::register(r);

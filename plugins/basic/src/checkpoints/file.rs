@@ -10,7 +10,7 @@ use oplogue_api::{Checkpoint, Doc, Error, Position, Result};
 use serde::Deserialize;
 
 use super::io_error;
-use crate::extjson;
+use crate::{extjson, fingerprint::fingerprint};
 
 /// The version of the format below; a file of another one is refused.
 const VERSION: u32 = 1;
@@ -33,9 +33,7 @@ pub(super) fn file_name(route: &str) -> String {
         name.push('%');
     }
     if name.len() > LONGEST_NAME {
-        // FNV-1a over the whole name: it must stay the same from one version of oplogue to the next.
-        let hash =
-            route.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash = fingerprint(route.as_bytes());
         name.truncate(LONGEST_NAME - 18);
         name.push_str(&format!("%-{hash:016x}"));
     }

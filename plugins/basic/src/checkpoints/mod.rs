@@ -21,7 +21,7 @@ use file::CheckpointFile;
 use lock::RouteLock;
 
 const FIELDS: &[Field] =
-    &[Field::new("dir", FieldType::String, "The folder of the files; the folder of `[state]` when absent.")];
+    &[Field::new("dir", FieldType::String, "The folder of the files; the folder of `[state]` when absent")];
 
 pub(crate) fn register(r: &mut Registry) {
     r.store("file", "keeps checkpoints in files, one a route", FIELDS, |context, options| {

@@ -19,13 +19,13 @@ const FIELDS: &[Field] = &[
         "namespaces",
         FieldType::Strings,
         "What goes on: globs of `database.collection` such as \"app.*\" (`*` stands for anything, dots too), regular \
-         expressions such as \"/app\\.(a|b)/\"; `!` before one takes what it matches out again.",
+         expressions such as \"/app\\.(a|b)/\"; `!` before one takes what it matches out again",
     ),
     Field::new(
         "operations",
         FieldType::Strings,
         "Which operations go on: insert, update, replace, delete; ddl for create, drop, dropDatabase, rename, index and \
-         other together, or one of these.",
+         other together, or one of these",
     ),
 ];
 

@@ -23,7 +23,7 @@ use output::Output;
 const FIELDS: &[Field] = &[Field::new(
     "format",
     FieldType::OneOf(&["json", "pretty"]),
-    "json: one event a line, in relaxed extended JSON; pretty: for people.",
+    "json: one event a line, in relaxed extended JSON; pretty: for people",
 )
 .default("\"json\"")];
 
