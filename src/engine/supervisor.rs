@@ -79,7 +79,7 @@ fn stop(route: &Route, e: Error) -> Error {
         error = %e,
         kind = e.kind().name(),
         hint = e.get_hint().unwrap_or("none"),
-        "the route has stopped; the others run on"
+        "the route has stopped"
     );
     route.status.stopped(&e);
     e
