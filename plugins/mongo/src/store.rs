@@ -1,12 +1,14 @@
 //! The `mongo` checkpoint store: one document a route.
 //!
 //! ```text
-//! { _id: "route", generation: 7, position: { token: {…}, time: Timestamp }, saved: Date }
+//! { _id: "route", generation: 7, position: { token: BinData, time: Timestamp }, saved: Date }
 //! ```
+//!
+//! The token is a BSON document, kept as bytes: the server may refuse names in it, or change it (`Timestamp(0, 0)`).
 
 use std::{future::IntoFuture, sync::Arc, time::Duration};
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
 use mongodb::{
     Client, Collection,
     options::{Acknowledgment, CollectionOptions, ReadPreference, SelectionCriteria, WriteConcern},
@@ -19,7 +21,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use crate::{
-    client::{answered, bounded, check_uri, connect, hello, run, standalone},
+    client::{answered, bounded, check_uri, connect, run},
     errors::{Phase, classify, code},
 };
 
@@ -90,7 +92,7 @@ impl MongoStore {
     /// Whatever the URI says: from the primary, and to a majority. A checkpoint that an election can take back would be
     /// one more place that a second writer believes in.
     async fn collection(&self) -> Result<Collection<Document>> {
-        let majority = WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(MAJORITY).build();
+        let majority = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(MAJORITY).build();
         let options = CollectionOptions::builder()
             .write_concern(majority)
             .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
@@ -124,14 +126,14 @@ impl MongoStore {
             return match answered(coll.insert_one(fresh).into_future()).await? {
                 Ok(_) => Ok(true),
                 Err(e) if code(&e) == Some(DUPLICATE_KEY) => Ok(false),
-                Err(e) => Err(write_error(e)),
+                Err(e) => Err(classify(e, Phase::Store)),
             };
         }
         let before = integer(checkpoint.generation.saturating_sub(1))?;
         let replaced = coll.replace_one(doc! {"_id": route, "generation": before}, fresh);
         match answered(replaced.into_future()).await? {
             Ok(result) => Ok(result.matched_count == 1),
-            Err(e) => Err(write_error(e)),
+            Err(e) => Err(classify(e, Phase::Store)),
         }
     }
 
@@ -143,14 +145,9 @@ impl MongoStore {
         let same = coll.update_one(same, doc! {"$set": {"saved": DateTime::now()}});
         match answered(same.into_future()).await? {
             Ok(result) => Ok(result.matched_count == 1),
-            Err(e) => Err(write_error(e)),
+            Err(e) => Err(classify(e, Phase::Store)),
         }
     }
-}
-
-fn write_error(e: mongodb::error::Error) -> Error {
-    // IllegalOperation: a retryable write on a server that is no member of a replica set.
-    if code(&e) == Some(20) { standalone() } else { classify(e, Phase::Store) }
 }
 
 fn integer(generation: u64) -> Result<i64> {
@@ -158,8 +155,7 @@ fn integer(generation: u64) -> Result<i64> {
 }
 
 fn encode(route: &str, checkpoint: &Checkpoint) -> Result<Document> {
-    let token = Document::try_from(&*checkpoint.position.token)
-        .map_err(|_| Error::bug("the token of a position is no valid BSON"))?;
+    let token = Binary { subtype: BinarySubtype::Generic, bytes: checkpoint.position.token.bytes().to_vec() };
     Ok(doc! {
         "_id": route,
         "generation": integer(checkpoint.generation)?,
@@ -177,9 +173,9 @@ fn decode(stored: &Document) -> Option<Checkpoint> {
         _ => return None,
     };
     let position = stored.get_document("position").ok()?;
-    let token = bson::RawDocumentBuf::try_from(position.get_document("token").ok()?).ok()?;
+    let token = Doc::new(position.get_binary_generic("token").ok()?.clone().into()).ok()?;
     let time = position.get_timestamp("time").ok()?;
-    (generation > 0).then(|| Checkpoint { position: Position { token: Doc::from(token), time }, generation })
+    (generation > 0).then(|| Checkpoint { position: Position { token, time }, generation })
 }
 
 #[async_trait]
@@ -217,7 +213,7 @@ impl CheckpointStore for MongoStore {
         let Some(position) = position else {
             return match answered(coll.delete_one(doc! {"_id": route}).into_future()).await? {
                 Ok(_) => Ok(()),
-                Err(e) => Err(write_error(e)),
+                Err(e) => Err(classify(e, Phase::Store)),
             };
         };
         // A damaged document is what one resets: it starts anew then.
@@ -226,7 +222,7 @@ impl CheckpointStore for MongoStore {
         let fresh = encode(route, &Checkpoint { position: position.clone(), generation })?;
         match answered(coll.replace_one(doc! {"_id": route}, fresh).upsert(true).into_future()).await? {
             Ok(_) => Ok(()),
-            Err(e) => Err(write_error(e)),
+            Err(e) => Err(classify(e, Phase::Store)),
         }
     }
 
@@ -242,9 +238,6 @@ impl MongoStore {
     async fn look(&self) -> Result<Finding> {
         let client = self.client().await?;
         let (db, coll) = (&self.settings.database, &self.settings.collection);
-        if hello(client, Phase::Check).await?.is_standalone() {
-            return Err(standalone());
-        }
         let asked = doc! {"connectionStatus": 1, "showPrivileges": true};
         let status = run(&client.database("admin"), asked, Phase::Check).await?;
         let missing = missing(&status, db, coll);
@@ -308,7 +301,7 @@ mod tests {
             ("generation", Bson::Int64(0)),
             ("generation", Bson::Double(1.5)),
             ("position", Bson::Null),
-            ("position", Bson::Document(doc! {"token": {}})),
+            ("position", Bson::Document(doc! {"token": empty})),
             ("position", Bson::Document(doc! {"time": bson::Timestamp { time: 7, increment: 3 }})),
             ("position", Bson::Document(doc! {"token": 5, "time": bson::Timestamp { time: 7, increment: 3 }})),
         ] {
