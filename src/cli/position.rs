@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use oplogue_api::{
-    Checkpoint, Context, Error, Interest, Options, Position as Place, Registry, Result, StartAt,
+    Checkpoint, Context, Error, Interest, Options, Position as Place, Registry, Result, Source, StartAt,
     bson::{Bson, DateTime, Document},
 };
 
@@ -86,7 +86,10 @@ impl Position {
             for route in routes {
                 let result = match &self {
                     Position::Show { .. } => soon(show(route)).await,
-                    Position::Set { to, .. } => soon(set(route, to, registry)).await,
+                    Position::Set { to, .. } => match aim(route, to, registry) {
+                        Ok(aim) => soon(set(route, aim)).await,
+                        Err(e) => return file::failed(&e.at(format!("route {}", route.name))).max(MISUSED),
+                    },
                     Position::Reset { .. } => soon(reset(route)).await,
                 };
                 code = code.max(match result {
@@ -122,9 +125,12 @@ async fn show(route: &RoutePlan) -> Result<String> {
     Ok(out)
 }
 
-async fn set(route: &RoutePlan, to: &Target, registry: &Registry) -> Result<String> {
+async fn set(route: &RoutePlan, aim: Aim) -> Result<String> {
     let (store, _) = store(route)?;
-    let place = find(route, to, registry).await?;
+    let Aim { mut source, from } = aim;
+    let place = source.open(from, &Interest::default()).await;
+    source.close().await;
+    let place = place?;
     store.reset(&route.name, Some(&place)).await?;
     Ok(format!("route {}: set to {}\n", route.name, when(&place)))
 }
@@ -136,39 +142,38 @@ async fn reset(route: &RoutePlan) -> Result<String> {
 }
 
 /// A position is opaque to all but its source: so the source is opened at the wanted place, and says where that is.
-async fn find(route: &RoutePlan, to: &Target, registry: &Registry) -> Result<Place> {
+struct Aim {
+    source: Box<dyn Source>,
+    from: StartAt<'static>,
+}
+
+/// A source that opens at the wanted place. No I/O: an error here is one of the arguments.
+fn aim(route: &RoutePlan, to: &Target, registry: &Registry) -> Result<Aim> {
     let mut node = route.source.clone();
     let start = match (&to.at, to.oldest) {
         (Some(at), _) => {
-            let mut start = toml::Table::new();
-            start.insert("at".into(), toml::Value::String(at.clone()));
-            Some(toml::Value::Table(start))
+            Some(toml::Value::Table([("at".into(), toml::Value::String(at.clone()))].into_iter().collect()))
         }
         (None, true) => Some(toml::Value::String("oldest".into())),
         (None, false) => None,
     };
-    let from = match start {
-        Some(start) => {
-            if !has_start(registry, node.kind) {
-                return Err(Error::operator(format!("a source of type {} has no option `start`", node.kind)));
-            }
-            let mut options = node.options.table().clone();
-            options.insert("start".into(), start);
-            node.options = Options::new(options);
-            StartAt::Configured
+    let mut from = StartAt::Now;
+    if let Some(start) = start {
+        if !has_start(registry, node.kind) {
+            return Err(Error::operator(format!("a source of type {} has no option `start`", node.kind)));
         }
-        None => StartAt::Now,
-    };
+        let mut options = node.options.table().clone();
+        options.insert("start".into(), start);
+        node.options = Options::new(options);
+        from = StartAt::Configured;
+    }
     let context = Context {
         name: node.name.clone(),
         route: Some(route.name.clone()),
         source: Some(node.name.clone()),
         state_dir: route.state_dir.clone(),
     };
-    let mut source = node.build(&context)?;
-    let place = source.open(from, &Interest::default()).await;
-    source.close().await;
-    place
+    Ok(Aim { source: node.build(&context)?, from })
 }
 
 /// Whether a type of source can be told where to begin.

@@ -164,17 +164,6 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// A value as the file writes it, for messages: variables not put in, quotes left away.
-    pub fn written<'t>(&self, value: &'t Spanned<DeValue<'_>>) -> &'t str
-    where
-        'a: 't,
-    {
-        match value.get_ref() {
-            DeValue::String(text) => text,
-            _ => self.text.get(value.span()).unwrap_or(""),
-        }
-    }
-
     /// Enters the errors of the TOML parser. `keys` knows what may be shown of such lines.
     pub fn syntax(&mut self, errors: &[toml::de::Error], unclosed: &[Span], keys: &mask::Keys<'a>) {
         let mut told: Vec<(Span, String)> = Vec::new();

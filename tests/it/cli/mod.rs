@@ -1,0 +1,212 @@
+//! The command line, through the real binary.
+
+mod connected;
+
+use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// How long a command may take before the test fails; generous, since the machine is shared.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a command came to.
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Done {
+    #[track_caller]
+    fn expect(self, code: i32) -> Done {
+        assert_eq!(self.code, Some(code), "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oplogue"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.env_remove("OPLOGUE_LOG").env_remove("NO_COLOR").env("QUEUE_URL", "redis://user:hunter2@h");
+    command
+}
+
+async fn finish(child: Child) -> Done {
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
+    let output = output.await.expect("the command ends").expect("its output can be read");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
+    Done { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+async fn run(arguments: &[&str]) -> Done {
+    finish(command(arguments).spawn().expect("the command starts")).await
+}
+
+/// A configuration in a folder of its own.
+struct File {
+    dir: TempDir,
+}
+
+impl File {
+    fn new(text: &str) -> File {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let state = dir.path().join("state");
+        fs::write(dir.path().join("oplogue.toml"), text.replace("STATE", &state.display().to_string()))
+            .expect("written");
+        File { dir }
+    }
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("oplogue.toml")
+    }
+    async fn run(&self, before: &[&str], after: &[&str]) -> Done {
+        let path = self.path().display().to_string();
+        run(&[before, &[path.as_str()], after].concat()).await
+    }
+}
+
+const SOUND: &str = r#"
+[sources.mongo]
+type = "mongo-oplog"
+uri = "mongodb://127.0.0.1:1/?replicaSet=rs0"
+[transforms.app]
+type = "filter"
+namespaces = ["app.*"]
+[sinks.out]
+type = "stdout"
+[sinks.queue]
+type = "redis-oplog"
+url = "${QUEUE_URL}"
+[[routes]]
+from = "mongo"
+via = "app"
+to = ["out", "queue"]
+"#;
+
+#[tokio::test]
+async fn help_and_version_are_no_failure() {
+    let version = run(&["--version"]).await.expect(0);
+    assert_eq!(version.stdout, format!("oplogue {}\n", env!("CARGO_PKG_VERSION")));
+    let help = run(&["--help"]).await.expect(0);
+    for word in ["run", "check", "plugins", "tap", "position", "completions"] {
+        assert!(help.stdout.contains(&format!("\n  {word} ")), "{word} is not in\n{}", help.stdout);
+    }
+}
+
+#[tokio::test]
+async fn bad_arguments_are_told_on_stderr() {
+    for arguments in [&[][..], &["fly"], &["run"], &["position", "set", "f", "r"], &["tap", "f", "s", "--format", "x"]]
+    {
+        let done = run(arguments).await.expect(2);
+        assert_eq!(done.stdout, "", "{arguments:?}");
+        assert!(done.stderr.contains("--help"), "{arguments:?}\n{}", done.stderr);
+    }
+}
+
+#[tokio::test]
+async fn check_tells_the_routes() {
+    let done = File::new(SOUND).run(&["check"], &[]).await.expect(0);
+    assert_eq!(done.stderr, "");
+    let (_, routes) = done.stdout.split_once('\n').unwrap();
+    assert_eq!(
+        routes,
+        "  mongo->out: mongo (mongo-oplog) -> app -> out (stdout)\n  \
+         mongo->queue: mongo (mongo-oplog) -> app -> queue (redis-oplog)\n"
+    );
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_told_and_nothing_is_started() {
+    let file = File::new(&SOUND.replace("via = \"app\"", "via = \"ap\"").replace("\"stdout\"", "\"stdin\""));
+    let path = file.path().display().to_string();
+    for before in [&["run"][..], &["check"], &["position", "show"]] {
+        let done = file.run(before, &[]).await.expect(2);
+        assert_eq!(done.stdout, "", "{before:?}");
+        assert!(done.stderr.contains(&format!("--> {path}:9:8\n")), "{}", done.stderr);
+        assert!(done.stderr.contains("error: there is no transform `ap`"), "{}", done.stderr);
+        assert!(done.stderr.ends_with(&format!("{path}: 2 errors\n")), "{}", done.stderr);
+        assert!(!done.stderr.contains('\x1b') && !done.stderr.contains("hunter2"), "{}", done.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing.toml").display().to_string();
+    let done = run(&["check", &missing]).await.expect(2);
+    assert!(done.stderr.contains(&format!("cannot read {missing}")), "{}", done.stderr);
+
+    let latin = dir.path().join("latin.toml");
+    fs::write(&latin, b"# one\n# na\xefve\n").unwrap();
+    let done = run(&["check", &latin.display().to_string()]).await.expect(2);
+    assert!(done.stderr.contains("not UTF-8") && done.stderr.contains("line 2"), "{}", done.stderr);
+}
+
+#[tokio::test]
+async fn a_file_without_routes_does_not_run() {
+    let done = File::new("[sinks.out]\ntype = \"stdout\"\n").run(&["run"], &[]).await.expect(2);
+    assert!(done.stderr.contains("no routes"), "{}", done.stderr);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_ends_the_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!("{SOUND}[http]\nlisten = \"{}\"\n[state]\ndir = \"STATE\"\n", taken.local_addr().unwrap());
+    let done = File::new(&text).run(&["run"], &[]).await.expect(1);
+    assert!(done.stderr.contains("cannot listen on"), "{}", done.stderr);
+}
+
+#[tokio::test]
+async fn names_that_do_not_exist_are_told_with_what_was_meant() {
+    let file = File::new(SOUND);
+    let done = file.run(&["position", "show"], &["mongo->quue"]).await.expect(2);
+    assert!(done.stderr.contains("did you mean `mongo->queue`?"), "{}", done.stderr);
+    let done = file.run(&["tap"], &["mnogo"]).await.expect(2);
+    assert!(done.stderr.contains("did you mean `mongo`?"), "{}", done.stderr);
+    let done = run(&["plugins", "redis-oplo"]).await.expect(2);
+    assert!(done.stderr.contains("did you mean `redis-oplog`?"), "{}", done.stderr);
+}
+
+#[tokio::test]
+async fn every_plugin_is_listed_and_its_example_is_sound() {
+    let list = run(&["plugins"]).await.expect(0).stdout;
+    let registry = oplogue::builtin::registry();
+    let names = (registry.sources.keys())
+        .chain(registry.transforms.keys())
+        .chain(registry.sinks.keys())
+        .chain(registry.stores.keys());
+    for name in names {
+        assert!(list.contains(&format!("\n  {name} ")), "{name} is not in\n{list}");
+        let told = run(&["plugins", name]).await.expect(0).stdout;
+        let example = told.split_once("\nexample\n").unwrap_or_else(|| panic!("no example in\n{told}")).1;
+        let is_store = registry.stores.contains_key(name);
+        let text = if is_store { format!("{example}\nfrom = \"a\"\nto = \"b\"\n{STORE_ENDS}") } else { example.into() };
+        let file = File::new(&text);
+        let mut check = command(&["check", &file.path().display().to_string()]);
+        let uri = if name.contains("redis") { "redis://h" } else { "mongodb://h" };
+        check.env("URI", uri).env("URL", uri);
+        let done = finish(check.spawn().unwrap()).await;
+        assert_eq!(done.code, Some(0), "the example of {name}:\n{text}\n{}", done.stderr);
+    }
+}
+
+const STORE_ENDS: &str = "[sources.a]\ntype = \"mongo-oplog\"\nuri = \"mongodb://h\"\n[sinks.b]\ntype = \"stdout\"\n";
+
+#[tokio::test]
+async fn completions_are_scripts() {
+    for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef oplogue"), ("fish", "complete -c oplogue")] {
+        let done = run(&["completions", shell]).await.expect(0);
+        assert!(done.stdout.contains(word), "{shell}");
+    }
+}
+
+/// `oplogue plugins | head -0`.
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_failure() {
+    for arguments in [&["plugins"][..], &["completions", "bash"], &["--help"]] {
+        let mut child = command(arguments).spawn().unwrap();
+        drop(child.stdout.take());
+        let done = finish(child).await.expect(0);
+        assert_eq!(done.stderr, "", "{arguments:?}");
+    }
+}
