@@ -84,6 +84,29 @@ async fn a_refused_channel_is_not_marked_and_goes_out_once_it_is_allowed() {
 }
 
 #[tokio::test]
+async fn the_mark_does_not_pass_half_of_the_events_of_one_id() {
+    let redis = Redis::start(RedisOptions::default()).await;
+    let mut connection = redis.connection().await;
+    let place = Place::new(format!("redis://app:pw@{}", redis.addr()));
+    let mut allow = async |channels: String| {
+        let mut cmd = redis::cmd("ACL");
+        cmd.arg("SETUSER").arg("app").arg(format!("on >pw {RIGHTS} {channels}").split(' ').collect::<Vec<_>>());
+        let _: () = cmd.query_async(&mut connection).await.unwrap();
+    };
+    allow(format!("resetchannels &{}.tasks*", place.db)).await;
+    let subscriber = Subscriber::of(&place, redis.client()).await;
+    let sink = place.sink();
+    let second = at(1, sample::delete(&place.ns("private"), "p"));
+    let events = [place.insert(0, "t0"), place.insert(1, "t1"), second];
+    let written = sink.write(&events, Some(&behind(1))).await.unwrap();
+    assert_eq!(written.failed.iter().map(|f| f.index).collect::<Vec<_>>(), [2]);
+    allow("&*".to_owned()).await;
+    assert_eq!(write(&sink, &events[2..], 1).await.duplicates, 0);
+    assert_eq!(subscriber.on(&place.ns("private")).await.len(), 1);
+    assert_eq!(subscriber.on(&place.ns("tasks")).await, place.heard(0..2));
+}
+
+#[tokio::test]
 async fn a_right_that_is_missing_is_named_before_anything_is_sent() {
     let users = vec![
         "no-script on >pw ~* &* +hmget +hset +publish".to_owned(),
