@@ -7,12 +7,16 @@ use futures_util::StreamExt;
 use mongodb::{Client, Database, options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
 use oplogue_api::{Doc, Error, Result, oplog::OpTime};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::reply::Reply;
 use crate::{
     client::{answered, bounded, reply},
     errors::{Phase, classify, code},
 };
+
+/// How long to wait for the majority to have what one member has.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What an entry must be before it is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -128,31 +132,48 @@ impl Log {
         self.end(rawdoc! {"ts": {"$gte": ts}}, 1, self.concern, phase).await
     }
 
-    /// The newest entry that a tailing cursor would show now.
+    /// The newest entry, such that all that was acknowledged before is not behind it.
     pub async fn newest(&self, phase: Phase) -> Result<Option<OpTime>> {
-        // Read backwards, the oplog also shows entries behind which others are still being written; a place behind such an
-        // entry would lose those. The majority point has no such holes before it. From there on, reading forwards
-        // stops at the first hole.
-        let command = end_command(rawdoc! {}, -1, ReadConcern::Majority);
-        let committed = match self.find(command).await? {
-            Ok(mut cursor) => match cursor.next().await {
-                Some(batch) => {
-                    let reply = Reply::read(reply(batch.map_err(|e| classify(e, phase))?)?)?;
-                    reply.entry(0).map(|entry| read_end(&entry)).transpose()?
-                }
-                None => None,
-            },
-            // A server that was told to keep no majority point: the oldest entry is the only certain place to go on from.
-            Err(e) if self.concern == ReadConcern::Local && code(&e) == Some(148) => self.oldest(phase).await?,
-            Err(e) => return Err(classify(e, phase)),
-        };
-        let Some(committed) = committed else { return Ok(None) };
-        if self.concern == ReadConcern::Majority {
-            return Ok(Some(committed.at));
+        let Some(mut committed) = self.committed(phase).await? else { return Ok(None) };
+        let last = self.last_from(committed, phase).await?;
+        if self.concern == ReadConcern::Local {
+            return Ok(Some(last));
         }
-        self.last_from(committed.at, phase).await.map(Some)
+        // Writes that were acknowledged by one member alone are before "now" too: what they wrote is waited for, but not
+        // for ever, and a place that is too early loses nothing.
+        let limit = Instant::now() + COMMIT_PATIENCE;
+        while committed.ts < last.ts && Instant::now() < limit {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            committed = self.committed(phase).await?.unwrap_or(committed);
+        }
+        Ok(Some(committed))
     }
 
+    /// The newest entry that a majority has.
+    ///
+    /// Read backwards without that bound, the oplog also shows entries before which others are still being written; a
+    /// place behind such an entry would lose those. The majority point has no such holes before it, and a scan that
+    /// goes forward from there stops at the first one.
+    async fn committed(&self, phase: Phase) -> Result<Option<OpTime>> {
+        let command = end_command(rawdoc! {}, -1, ReadConcern::Majority);
+        let mut cursor = match self.find(command).await? {
+            Ok(cursor) => cursor,
+            // A server that was told to keep no majority point: the oldest entry is the only certain place to go on from.
+            Err(e) if self.concern == ReadConcern::Local && code(&e) == Some(148) => {
+                return Ok(self.oldest(phase).await?.map(|oldest| oldest.at));
+            }
+            Err(e) => return Err(classify(e, phase)),
+        };
+        match cursor.next().await {
+            Some(batch) => {
+                let reply = Reply::read(reply(batch.map_err(|e| classify(e, phase))?)?)?;
+                reply.entry(0).map(|entry| op_time(&entry)).transpose()
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The last entry that a scan from `from` on shows.
     async fn last_from(&self, from: OpTime, phase: Phase) -> Result<OpTime> {
         let command = rawdoc! {
             "find": "oplog.rs",

@@ -128,9 +128,9 @@ async fn configured(start: Start, log: &Log) -> Result<Place> {
         // Nothing that late yet: everything to come is.
         return now(log).await;
     };
-    // I4: begin later than asked for only when nothing was there before.
+    // I4: begin later than asked for only when nothing was there before. No position is lost, the wish is wrong.
     if found.at == oldest.at && found.at.ts > at && !oldest.is_genesis {
-        return Err(Error::position_lost(format!(
+        return Err(Error::operator(format!(
             "the oplog no longer reaches back to the time in `start`; it begins at {}",
             rfc3339(oldest.at.ts)
         ))

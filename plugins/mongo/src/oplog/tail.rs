@@ -174,7 +174,8 @@ impl Tail {
                 }
             }
         }
-        Ok(Batch { events, bad, end: self.position(), head: self.head, bytes })
+        let end = self.position();
+        Ok(Batch { events, bad, head: self.head.max(end.time), end, bytes })
     }
 }
 
