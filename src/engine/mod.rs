@@ -9,6 +9,7 @@ mod checkpoint;
 mod lane;
 mod reader;
 mod route;
+mod run;
 pub mod status;
 mod supervisor;
 mod tracker;
