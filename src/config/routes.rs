@@ -129,12 +129,11 @@ pub(super) fn read(
             .collect();
         for (from, source) in &sources {
             for (to, sink) in &sinks {
-                let pair = format!("{}->{}", from.value, to.value);
-                let full = match &name {
-                    None => pair,
-                    Some(name) if sources.len() * sinks.len() == 1 => name.value.clone(),
-                    Some(name) => format!("{}/{pair}", name.value),
-                };
+                let is_alone = sources.len() * sinks.len() == 1;
+                let full = route_name(name.as_ref().map(|n| n.value.as_str()), &from.value, &to.value, is_alone);
+                // What a variable holds is not told.
+                let written =
+                    route_name(name.as_ref().map(|n| n.written.as_str()), &from.written, &to.written, is_alone);
                 if let Some(line) = names.get(&full) {
                     let (span, help) = match &name {
                         Some(name) => (name.span.clone(), "names of routes are unique".to_owned()),
@@ -142,12 +141,12 @@ pub(super) fn read(
                             (to.span.clone(), "give one of them a `name`: checkpoints are kept under it".to_owned())
                         }
                     };
-                    report.error(&span, format!("there is a route `{full}` already, in line {line}"), Some(help));
+                    report.error(&span, format!("there is a route `{written}` already, in line {line}"), Some(help));
                     continue;
                 }
                 names.insert(full.clone(), report.line_number(&head));
                 let chain = (from.value.clone(), to.value.clone(), via.iter().map(|t| t.value.clone()).collect());
-                if let Some(other) = chains.insert(chain, full.clone()) {
+                if let Some(other) = chains.insert(chain, written) {
                     let message =
                         format!("this is the same way as that of the route `{other}`: each event arrives twice");
                     report.warning(&to.span, message, None);
@@ -159,6 +158,15 @@ pub(super) fn read(
         }
     }
     routes
+}
+
+/// See [`RoutePlan::name`].
+fn route_name(name: Option<&str>, from: &str, to: &str, is_alone: bool) -> String {
+    match name {
+        None => format!("{from}->{to}"),
+        Some(name) if is_alone => name.to_owned(),
+        Some(name) => format!("{name}/{from}->{to}"),
+    }
 }
 
 impl Shared<'_> {

@@ -154,6 +154,8 @@ fn no_secret_is_told() {
         "[state.remote]\nurl = { a = \"hunter2\" }\nulr = \"hunter2\"\n[state.romete]\nurl = \"hunter2\"\n",
         "password = \"hunter2\"\n[passwords]\na = \"hunter2\"\n",
         "routes = \"hunter2\"\n",
+        "[[routes]]\nname = \"${SECRET}\"\nfrom = \"a\"\nto = \"b\"\n[[routes]]\nname = \"${SECRET}\"\nfrom = \"a\"\nto = \"b\"\n",
+        "[[routes]]\nfrom = \"${SECRET}\"\nto = \"b\"\n[[routes]]\nname = \"x\"\nfrom = \"${SECRET}\"\nto = \"b\"\n",
         "routes = [\"hunter2\"]\n",
     ];
     let env = |name: &str| (name == "SECRET").then(|| secret.to_owned());
