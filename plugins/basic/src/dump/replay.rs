@@ -147,13 +147,12 @@ impl Replay {
             batch.bytes += size;
             let Decoded { at, outcome } = self.decoder.entry(&entry, &mut batch.events, &mut batch.bad);
             match (outcome, at) {
-                (Outcome::NeedsChain(chain), _) => {
-                    if self.begin_transaction(chain, end, size, &mut batch)? {
-                        break;
-                    }
-                }
+                (Outcome::NeedsChain(chain), _) => self.begin_transaction(chain, end, size, &mut batch)?,
                 (Outcome::Partial, Some(at)) => self.partial.remember(at, self.place.offset, &entry),
                 _ => {}
+            }
+            if self.gathering.is_some() {
+                break;
             }
             self.move_to(end, at);
             match self.queue.pop_front() {
@@ -167,19 +166,16 @@ impl Replay {
         Ok(Some(batch))
     }
 
-    /// Whether the transaction is delivered by the next batches, and not reported as a bad one.
-    fn begin_transaction(&mut self, chain: Chain, end: u64, size: usize, batch: &mut Batch) -> Result<bool> {
+    /// Has the transaction delivered by the next batches, or reports it as a bad one.
+    fn begin_transaction(&mut self, chain: Chain, end: u64, size: usize, batch: &mut Batch) -> Result<()> {
         match self.partial.gather(&chain) {
             Ok(left) => {
                 self.gathering = Some(Gathering::new(self.entries.path(), chain, left, end, size)?);
                 batch.bytes -= size;
-                Ok(true)
             }
-            Err(e) => {
-                chain.bad(e, batch.events.len(), &mut batch.bad);
-                Ok(false)
-            }
+            Err(e) => chain.bad(e, batch.events.len(), &mut batch.bad),
         }
+        Ok(())
     }
 
     /// The operations of one entry of the transaction that is being gathered.

@@ -1,0 +1,280 @@
+//! The plugin contract, held by every plugin of this crate.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
+use oplogue_api::{
+    Change, CheckpointStore, Context, Event, Interest, Namespace, Options, Position, Registry, Sink, Source, StartAt,
+    Transform, async_trait,
+};
+use oplogue_basic::{FileStore, Format, Stdout};
+use oplogue_testkit::{
+    conformance::{self, Seen, SinkHarness, SourceHarness, StoreHarness},
+    generate::{Step, Work},
+    sample,
+};
+use serde_json::Value;
+
+fn registry() -> Registry {
+    let mut registry = Registry::default();
+    oplogue_basic::register(&mut registry);
+    registry
+}
+
+fn options(toml: &str) -> Options {
+    Options::new(toml.parse().unwrap())
+}
+
+#[test]
+fn the_filter_conforms() {
+    // The bad entries of the kit's batches are in `kit.b`; a filter drops those of namespaces that it does not let pass.
+    for toml in [
+        "namespaces = ['kit.*', '!kit.a']",
+        "namespaces = ['/kit\\..*/', '!/.*\\.a/']\noperations = ['insert', 'update', 'ddl']",
+        "operations = ['delete', 'replace']",
+    ] {
+        let make = || -> Box<dyn Transform> {
+            (registry().transforms["filter"].build)(&Context::default(), &options(toml)).unwrap()
+        };
+        assert_eq!(conformance::transform(&make).skipped_clauses(), [""; 0], "{toml}");
+    }
+}
+
+struct Folder(tempfile::TempDir);
+
+#[async_trait]
+impl StoreHarness for Folder {
+    async fn store(&self) -> Arc<dyn CheckpointStore> {
+        Arc::new(FileStore::new(self.0.path().join("state")))
+    }
+    async fn damage(&self, route: &str) -> bool {
+        let path = self.0.path().join("state").join(format!("{route}.checkpoint.json"));
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        true
+    }
+}
+
+#[tokio::test]
+async fn the_file_store_conforms() {
+    let report = conformance::store(&Folder(tempfile::tempdir().unwrap())).await;
+    // A folder is there or is not: what is wrong with it does not pass by waiting.
+    assert_eq!(report.skipped_clauses(), ["C14"]);
+}
+
+/// What was printed; a full disk for as long as it is told to be.
+#[derive(Clone, Default)]
+struct Paper {
+    text: Arc<Mutex<Vec<u8>>>,
+    full: Arc<AtomicBool>,
+}
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.full.load(Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.text.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn trace(line: &Value) -> Seen {
+    Seen { key: format!("{} {}", line["ns"], line["key"]), what: format!("{} {}", line["op"], line["id"]) }
+}
+
+#[async_trait]
+impl SinkHarness for Paper {
+    async fn sink(&self) -> Arc<dyn Sink> {
+        Arc::new(Stdout::to(Box::new(self.clone()), Format::Json, None))
+    }
+    async fn delivered(&self) -> Vec<Seen> {
+        let text = self.text.lock().unwrap().clone();
+        let lines = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
+        lines.map(|line| trace(&line.expect("every line is JSON"))).collect()
+    }
+    fn seen(&self, event: &Event) -> Option<Seen> {
+        let key = event
+            .key
+            .as_ref()
+            .map_or(Value::Null, |key| Bson::Document(Document::try_from(&**key).unwrap()).into_relaxed_extjson());
+        let line = serde_json::json!({
+            "ns": event.ns.as_str(), "key": key, "op": event.op.name(), "id": event.id().to_string(),
+        });
+        Some(trace(&line))
+    }
+    fn undeliverable(&self, id: &Bson) -> Option<Event> {
+        let change = RawDocumentBuf::try_from(&doc! {"u": 5}).unwrap();
+        let event = sample::update(&self.ns(), id.clone(), doc! {"a": 1});
+        Some(Event { change: Some(Change::OplogV2(change.into())), ..event })
+    }
+    async fn disrupt(&self) -> bool {
+        self.full.store(true, Relaxed);
+        true
+    }
+    async fn mend(&self) {
+        self.full.store(false, Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn the_stdout_sink_conforms() {
+    let report = conformance::sink(&Paper::default()).await;
+    // One lane, and no position of its own.
+    assert_eq!(report.skipped_clauses(), ["K9", "K12"]);
+}
+
+struct Void;
+
+#[async_trait]
+impl SinkHarness for Void {
+    async fn sink(&self) -> Arc<dyn Sink> {
+        (registry().sinks["null"].build)(&Context::default(), &options("")).unwrap()
+    }
+    async fn delivered(&self) -> Vec<Seen> {
+        Vec::new()
+    }
+    fn seen(&self, _event: &Event) -> Option<Seen> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn the_null_sink_conforms() {
+    // Nothing can be seen of what it accepted, so only what it says can be tested.
+    let clauses = conformance::sink::k6_an_empty_write_is_fine(&Void).await;
+    assert_eq!(clauses, conformance::Tested::Holds);
+    let clauses = conformance::sink::k13_ping_and_check_change_nothing(&Void).await;
+    assert_eq!(clauses, conformance::Tested::Holds);
+}
+
+/// A dump that grows.
+struct Dump {
+    dir: tempfile::TempDir,
+    time: AtomicU32,
+}
+
+impl Dump {
+    fn new() -> Dump {
+        let dump = Dump { dir: tempfile::tempdir().unwrap(), time: AtomicU32::new(1_700_000_000) };
+        dump.append(&doc! {"op": "n", "ns": "", "o": {"msg": "new primary"}}, None);
+        dump
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("oplog.bson")
+    }
+
+    /// Appends an entry, with the session of a transaction and what precedes in it, and says where it is.
+    fn append(&self, entry: &Document, txn: Option<(i64, Option<&Document>)>) -> Document {
+        let ts = Timestamp { time: self.time.fetch_add(1, Relaxed), increment: 1 };
+        let at = doc! {"ts": ts, "t": 1_i64};
+        let mut entry = entry.clone();
+        entry.extend(at.clone());
+        entry.insert("v", 2_i64);
+        entry.insert("wall", bson::DateTime::from_millis(i64::from(ts.time) * 1000));
+        if let Some((number, previous)) = txn {
+            let none = doc! {"ts": Timestamp { time: 0, increment: 0 }, "t": -1_i64};
+            entry.insert("lsid", doc! {"id": "session"});
+            entry.insert("txnNumber", number);
+            entry.insert("prevOpTime", previous.cloned().unwrap_or(none));
+        }
+        let mut file = File::options().create(true).append(true).open(self.path()).unwrap();
+        file.write_all(RawDocumentBuf::try_from(&entry).unwrap().as_bytes()).unwrap();
+        at
+    }
+
+    fn entry(&self, step: &Step) -> Document {
+        let ns = self.ns().to_string();
+        let key = doc! {"_id": step.id()};
+        match step {
+            Step::Insert(doc) => doc! {"op": "i", "ns": ns, "o": doc, "o2": key},
+            Step::Update(_, set) => doc! {"op": "u", "ns": ns, "o": {"$v": 2, "diff": {"u": set}}, "o2": key},
+            Step::Replace(doc) => doc! {"op": "u", "ns": ns, "o": doc, "o2": key},
+            Step::Delete(_) => doc! {"op": "d", "ns": ns, "o": key},
+        }
+    }
+}
+
+fn source(path: &Path) -> Box<dyn Source> {
+    let toml = format!("path = {path:?}\nbatch_size = 3");
+    (registry().sources["bson-dump"].build)(&Context::default(), &options(&toml)).unwrap()
+}
+
+#[async_trait]
+impl SourceHarness for Dump {
+    async fn source(&self) -> Box<dyn Source> {
+        source(&self.path())
+    }
+
+    async fn produce(&self, work: &[Work]) {
+        for (n, work) in work.iter().enumerate() {
+            let steps = match work {
+                Work::One(step) => {
+                    self.append(&self.entry(step), None);
+                    continue;
+                }
+                Work::Txn(steps) => steps,
+            };
+            // One entry for the small ones; two or three, with other entries between, for the others.
+            let number = i64::from(self.time.load(Relaxed));
+            let parts: Vec<&[Step]> = steps.chunks(if n % 2 == 0 { 2 } else { 100 }).collect();
+            let mut previous = None;
+            for (i, part) in parts.iter().enumerate() {
+                let operations: Vec<Document> = part.iter().map(|step| self.entry(step)).collect();
+                let o = if i + 1 == parts.len() {
+                    doc! {"applyOps": operations}
+                } else {
+                    doc! {"applyOps": operations, "partialTxn": true}
+                };
+                let entry = doc! {"op": "c", "ns": "admin.$cmd", "o": o};
+                previous = Some(self.append(&entry, Some((number, previous.as_ref()))));
+                self.append(&doc! {"op": "n", "ns": "", "o": {"msg": "periodic noop"}}, None);
+            }
+        }
+    }
+
+    fn ns(&self) -> Namespace {
+        Namespace::new("kit.items")
+    }
+    fn is_finite(&self) -> bool {
+        true
+    }
+    async fn foreign_position(&self) -> Option<Position> {
+        let other = Dump::new();
+        other.append(&doc! {"op": "n", "ns": "", "o": {}}, None);
+        let bytes = fs::read(other.path()).unwrap();
+        // Without the first entry it is another log.
+        let first = i32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+        fs::write(other.path(), &bytes[first..]).unwrap();
+        Some(source(&other.path()).open(StartAt::Now, &Interest::default()).await.unwrap())
+    }
+    async fn lost_position(&self) -> Option<Position> {
+        let end = self.source().await.open(StartAt::Now, &Interest::default()).await.unwrap();
+        let mut token = Document::try_from(&*end.token).unwrap();
+        token.insert("offset", token.get_i64("offset").unwrap() + 1);
+        Some(Position { token: RawDocumentBuf::try_from(&token).unwrap().into(), time: end.time })
+    }
+    async fn spoil(&self) -> bool {
+        self.append(&doc! {"op": "x", "ns": self.ns().to_string(), "o": {}}, None);
+        true
+    }
+}
+
+#[tokio::test]
+async fn the_dump_conforms() {
+    let report = conformance::source(&Dump::new()).await;
+    // There are no news in a file, and no connection to cut.
+    assert_eq!(report.skipped_clauses(), ["S5", "S6", "S11"]);
+}
