@@ -153,3 +153,24 @@ fn sorted(doc: &Document) -> Document {
     fields.sort_by(|a, b| a.0.cmp(&b.0));
     fields.into_iter().collect()
 }
+
+/// The corpora of the fuzz targets `entry` and `diff`, which the gate does not run.
+#[test]
+fn the_corpora_of_the_fuzz_targets_do_no_harm() {
+    let mut files = 0;
+    for target in ["entry", "diff"] {
+        let folder = format!("{}/../../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+        for file in std::fs::read_dir(folder).unwrap() {
+            let mut bytes = std::fs::read(file.unwrap().path()).unwrap();
+            // A file of `diff` is a change, then the document that it is applied to.
+            let length = u32::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+            let (change, before) = bytes.split_at_mut(length);
+            if !before.is_empty() {
+                let _ = apply(RawDocument::from_bytes(change).unwrap(), RawDocument::from_bytes(before).unwrap());
+            }
+            attack(change);
+            files += 1;
+        }
+    }
+    assert!(files >= 38, "{files}");
+}
