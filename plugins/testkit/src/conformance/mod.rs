@@ -4,10 +4,12 @@
 //! A violated clause panics with a message that begins with the clause's number: `K4: …`.
 
 mod guard;
+pub mod sink;
 pub mod source;
 pub mod store;
 pub mod transform;
 
+pub use sink::{Seen, SinkHarness, sink};
 pub use source::{SourceHarness, source};
 pub use store::{StoreHarness, store};
 pub use transform::{TransformHarness, transform};

@@ -5,6 +5,7 @@ use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
+mod sink;
 mod source;
 mod store;
 mod transform;
