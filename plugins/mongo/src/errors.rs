@@ -137,3 +137,68 @@ fn meaning(code: i32, e: &MongoError, phase: Phase) -> Option<Error> {
 pub(crate) fn is_unexpected(e: &MongoError) -> bool {
     code(e).is_some_and(|code| meaning(code, e, Phase::Read).is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+    use mongodb::error::CommandError;
+    use oplogue_api::ErrorKind as Kind;
+
+    fn command_error(code: i32) -> MongoError {
+        let reply = doc! {"code": code, "codeName": "Some", "errmsg": "E: dup key { email: \"a@b\" }"};
+        let command: CommandError = bson::deserialize_from_document(reply).expect("a command error");
+        MongoError::from(ErrorKind::Command(command))
+    }
+
+    #[test]
+    fn codes_mean_what_they_should() {
+        use Phase::{Check, Open, Read, Resume, Store};
+        for (codes, phases, kind) in [
+            (&[286, 280, 464][..], &[Open, Resume, Read][..], Kind::PositionLost),
+            (&[260, 9, 15, 40647, 50811], &[Resume], Kind::PositionLost),
+            (&[9, 2, 20, 7182802, 40324, 40415, 40575], &[Open, Read], Kind::Operator),
+            (&[13, 18, 40573, 10334, 47, 51770], &[Check, Open, Resume, Read, Store], Kind::Operator),
+            (
+                &[
+                    6, 7, 43, 63, 89, 91, 133, 136, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11602, 13388, 13435,
+                    13436,
+                ],
+                &[Check, Open, Resume, Read, Store],
+                Kind::Transient,
+            ),
+            (&[40674], &[Open, Resume], Kind::Bug),
+            (&[123_456_789], &[Open, Resume, Read, Store], Kind::Transient),
+        ] {
+            for (code, phase) in codes.iter().flat_map(|c| phases.iter().map(move |p| (*c, *p))) {
+                assert_eq!(classify(command_error(code), phase).kind(), kind, "{code} {phase:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_unknown_codes_are_unexpected() {
+        assert!(is_unexpected(&command_error(123_456_789)));
+        for code in [286, 13, 91, 40324] {
+            assert!(!is_unexpected(&command_error(code)), "{code}");
+        }
+        assert!(!is_unexpected(&MongoError::from(std::io::Error::other("cut"))));
+    }
+
+    #[test]
+    fn what_the_server_says_is_not_repeated() {
+        for code in [286, 9, 13, 18, 2, 10334, 47, 91, 40674, 11000, 123_456_789] {
+            let e = classify(command_error(code), Phase::Resume);
+            for text in [e.to_string(), format!("{e:?}")] {
+                assert!(!text.contains("email") && !text.contains("a@b"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_person_must_mend_says_how() {
+        for code in [286, 260, 13, 18, 40573, 10334, 47, 40324] {
+            assert!(classify(command_error(code), Phase::Resume).get_hint().is_some(), "{code}");
+        }
+    }
+}

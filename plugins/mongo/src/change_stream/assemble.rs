@@ -106,6 +106,8 @@ impl Assembler {
         }
         if !self.fragments.is_open() {
             let post = cursor.get_document("postBatchResumeToken").ok().filter(|_| !self.invalidated);
+            // Resumed by time, the server itself stands before what was delivered.
+            let post = post.filter(|post| self.skip.is_none() || token::data(post) > self.skip.as_deref());
             let moved = post.is_some_and(|post| token::data(post) != token::data(&self.last.token));
             if moved || empty {
                 self.before_txn = None;
@@ -124,34 +126,33 @@ impl Assembler {
             Err(_) => return Err(unreadable()),
         };
         let mark = Mark::new(&token)?;
-        let known = match (&self.skip, token::data(&token)) {
-            (Some(skip), Some(data)) if data <= &**skip => true,
-            _ => {
-                self.skip = None;
-                false
-            }
-        };
+        let known = self.skip.is_some() && token::data(&token) <= self.skip.as_deref();
+        if !known {
+            self.skip = None;
+        }
         match self.interned.decode(raw) {
+            Ok(Decoded::Invalidate) => {
+                self.before_txn = None;
+                self.invalidated = true;
+            }
+            _ if known => {}
             Ok(Decoded::Event(event)) => {
                 self.transaction(&event);
                 let wanted = self.include_system
                     || !event.ns.is_system()
                     // What $out and its like wrote appears under its name with this.
                     || event.to.as_ref().is_some_and(|to| !to.is_system());
-                if wanted && !known {
+                if wanted {
                     out.events.push(event);
                 }
             }
-            Ok(Decoded::Invalidate) => {
-                self.before_txn = None;
-                self.invalidated = true;
-            }
-            Err(_) if known => {}
             Err(error) => {
                 out.bad.push(BadEvent { before: out.events.len(), time: mark.time, ns: None, raw: raw.clone(), error })
             }
         }
-        self.last = mark;
+        if !known {
+            self.last = mark;
+        }
         Ok(())
     }
 
@@ -174,4 +175,154 @@ pub(super) fn head(reply: &RawDocument) -> Timestamp {
     let operation = reply.get_timestamp("operationTime").ok();
     let cluster = reply.get_document("$clusterTime").ok().and_then(|t| t.get_timestamp("clusterTime").ok());
     operation.max(cluster).unwrap_or(Timestamp { time: 0, increment: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+    use oplogue_api::ErrorKind;
+
+    const SECOND: u32 = 1_795_230_382;
+
+    fn hex(increment: u32, index: u8) -> String {
+        let index = if index == 0 { "29".to_owned() } else { format!("2B{:02X}", index * 2) };
+        format!("82{SECOND:08X}{increment:08X}2B022C0100{index}6E04")
+    }
+
+    fn high_water(increment: u32) -> String {
+        format!("82{SECOND:08X}{increment:08X}2B0229296E04")
+    }
+
+    fn insert(increment: u32, index: u8, txn: Option<i64>) -> RawDocumentBuf {
+        let mut doc = rawdoc! {
+            "_id": {"_data": hex(increment, index)}, "operationType": "insert", "ns": {"db": "d", "coll": "c"},
+            "clusterTime": Timestamp { time: SECOND, increment }, "documentKey": {"_id": 1}, "fullDocument": {"_id": 1},
+        };
+        if let Some(number) = txn {
+            doc.append(bson::cstr!("lsid"), rawdoc! {"id": 1});
+            doc.append(bson::cstr!("txnNumber"), number);
+        }
+        doc
+    }
+
+    fn reply(events: Vec<RawDocumentBuf>, post: &str) -> Doc {
+        let mut batch = bson::RawArrayBuf::new();
+        events.into_iter().for_each(|e| batch.push(e));
+        let cursor = rawdoc! {"nextBatch": batch, "postBatchResumeToken": {"_data": post}};
+        let head = Timestamp { time: SECOND, increment: 99 };
+        Doc::from(rawdoc! {"cursor": cursor, "operationTime": head})
+    }
+
+    fn assembler(skip: Option<&str>) -> Assembler {
+        let start = rawdoc! {"_data": skip.map_or_else(|| high_water(1), str::to_owned)};
+        Assembler::new(Mark::new(&start).unwrap(), false, skip.map(Box::from))
+    }
+
+    fn end(a: &Assembled) -> &str {
+        token::data(&a.end.token).unwrap()
+    }
+
+    #[test]
+    fn a_batch_ends_where_the_reply_does() {
+        let mut a = assembler(None);
+        let out = a.reply(&reply(vec![insert(2, 0, None), insert(3, 0, None)], &high_water(9))).unwrap();
+        assert_eq!((out.events.len(), end(&out), out.head.increment), (2, &*high_water(9), 99));
+        let out = a.reply(&reply(vec![], &high_water(12))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (0, &*high_water(12)));
+        let out = a.reply(&reply(vec![insert(20, 0, None)], &hex(20, 0))).unwrap();
+        assert_eq!(end(&out), hex(20, 0));
+    }
+
+    #[test]
+    fn an_end_is_never_inside_a_transaction() {
+        let mut a = assembler(None);
+        let out = a.reply(&reply(vec![insert(2, 0, None), insert(5, 0, Some(1))], &hex(5, 0))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (2, &*hex(2, 0)));
+        let out = a.reply(&reply(vec![insert(5, 1, Some(1)), insert(5, 2, Some(1))], &hex(5, 2))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (2, &*hex(2, 0)), "the place before the transaction is repeated");
+        // Another one follows: the first is over, the second may not be.
+        let out = a.reply(&reply(vec![insert(5, 3, Some(1)), insert(6, 0, Some(2))], &hex(6, 0))).unwrap();
+        assert_eq!(end(&out), hex(5, 3));
+        // The end of the oplog.
+        let out = a.reply(&reply(vec![], &hex(6, 0))).unwrap();
+        assert_eq!(end(&out), hex(6, 0));
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_is_known_by_what_follows() {
+        for (events, post, want) in [
+            (vec![insert(5, 0, Some(1)), insert(6, 0, None)], hex(6, 0), hex(6, 0)),
+            (vec![insert(5, 0, Some(1))], high_water(7), high_water(7)),
+            // The same session and number cannot come again, but another time is another transaction.
+            (vec![insert(5, 0, Some(1)), insert(6, 0, Some(1))], hex(6, 0), hex(5, 0)),
+        ] {
+            assert_eq!(end(&assembler(None).reply(&reply(events, &post)).unwrap()), want);
+        }
+    }
+
+    #[test]
+    fn an_end_is_never_inside_a_split_event() {
+        let part = |n: i32, increment: u32| {
+            let mut doc = insert(increment, 0, None);
+            if n > 1 {
+                doc = rawdoc! {"_id": {"_data": hex(increment, 0)}, "updateDescription": {}};
+            }
+            doc.append(bson::cstr!("splitEvent"), rawdoc! {"fragment": n, "of": 3});
+            doc
+        };
+        let mut a = assembler(None);
+        let out = a.reply(&reply(vec![insert(2, 0, None), part(1, 5)], &hex(5, 0))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (1, &*hex(2, 0)));
+        let out = a.reply(&reply(vec![part(2, 5)], &hex(5, 0))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (0, &*hex(2, 0)));
+        let out = a.reply(&reply(vec![], &hex(5, 0))).unwrap();
+        assert_eq!(end(&out), hex(2, 0), "an empty reply does not end a split event");
+        let out = a.reply(&reply(vec![part(3, 5)], &hex(5, 0))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (1, &*hex(5, 0)));
+    }
+
+    #[test]
+    fn resumed_by_time_what_was_delivered_is_left_out() {
+        let delivered = hex(5, 1);
+        let mut a = assembler(Some(&delivered));
+        let out = a.reply(&reply(vec![], &high_water(5))).unwrap();
+        assert_eq!(end(&out), delivered, "the end does not go back");
+        let out = a.reply(&reply(vec![insert(5, 0, None), insert(5, 1, None)], &hex(5, 1))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (0, &*delivered));
+        let out = a.reply(&reply(vec![insert(5, 2, None), insert(6, 0, None)], &hex(6, 0))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (2, &*hex(6, 0)));
+        let out = a.reply(&reply(vec![], &high_water(9))).unwrap();
+        assert_eq!(end(&out), high_water(9));
+    }
+
+    #[test]
+    fn an_invalidate_is_a_place_but_no_event() {
+        let mut a = assembler(None);
+        let over = rawdoc! {"_id": {"_data": hex(7, 0)}, "operationType": "invalidate"};
+        let out = a.reply(&reply(vec![insert(2, 0, None), over], &high_water(3))).unwrap();
+        assert_eq!((out.events.len(), end(&out)), (1, &*hex(7, 0)));
+        assert!(a.invalidated);
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_keeps_its_place_and_its_bytes() {
+        let bad =
+            rawdoc! {"_id": {"_data": hex(3, 0)}, "operationType": "insert", "ns": {"db": "d"}, "documentKey": {}};
+        let mut a = assembler(None);
+        let out = a.reply(&reply(vec![insert(2, 0, None), bad.clone(), insert(4, 0, None)], &hex(4, 0))).unwrap();
+        assert_eq!((out.events.len(), out.bad.len(), end(&out)), (2, 1, &*hex(4, 0)));
+        let kept = &out.bad[0];
+        assert_eq!((kept.before, kept.time.increment, kept.error.kind()), (1, 3, ErrorKind::Data));
+        assert_eq!(kept.raw.as_bytes(), bad.as_bytes());
+    }
+
+    #[test]
+    fn unknown_operations_are_barriers_never_dropped() {
+        let new = rawdoc! {"_id": {"_data": hex(3, 0)}, "operationType": "teleport", "ns": {"db": "d", "coll": "c"}};
+        let nowhere = rawdoc! {"_id": {"_data": hex(4, 0)}, "operationType": "endOfWorld"};
+        let out = assembler(None).reply(&reply(vec![new, nowhere], &hex(4, 0))).unwrap();
+        let ops: Vec<_> = out.events.iter().map(|e| (e.op, e.ns.as_str())).collect();
+        assert_eq!(ops, [(oplogue_api::Op::Other, "d.c"), (oplogue_api::Op::Other, "")]);
+    }
 }
