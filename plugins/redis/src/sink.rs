@@ -164,6 +164,15 @@ impl Work {
     }
 }
 
+/// The same error as one to try again after.
+fn as_transient(error: &Error) -> Error {
+    let transient = Error::transient(error.message());
+    match error.get_hint() {
+        Some(hint) => transient.hint(hint),
+        None => transient,
+    }
+}
+
 /// All events from `first` on have failed: the order is total, so none may be sent before an earlier one.
 fn fail_from(events: &[Event], first: usize, error: Error) -> Vec<Failed> {
     let mut failed = vec![Failed { index: first, error }];
@@ -220,6 +229,12 @@ impl Sink for RedisOplog {
                 }
             }
             if let Some((at, error)) = failed {
+                let of_the_event = matches!(error.kind(), ErrorKind::Transient | ErrorKind::Data);
+                if at == 0 && !of_the_event {
+                    return Err(error);
+                }
+                // What was sent is accounted for first: the write of the rest tells that a person is needed.
+                let error = if of_the_event { error } else { as_transient(&error) };
                 work.ignored.retain(|i| *i < at);
                 written.failed = fail_from(events, at, error);
                 break;
