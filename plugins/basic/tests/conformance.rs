@@ -3,17 +3,17 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
 
-use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
+use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc};
 use oplogue_api::{
-    Change, CheckpointStore, Context, Event, Interest, Namespace, Options, Position, Registry, Sink, Source, StartAt,
-    Transform, async_trait,
+    Change, CheckpointStore, Context, Event, Interest, Namespace, Options, Path, PathPart, Position, Registry, Sink,
+    Source, StartAt, Transform, async_trait,
 };
 use oplogue_basic::{FileStore, Format, Stdout};
 use oplogue_testkit::{
@@ -90,8 +90,39 @@ impl Write for Paper {
     }
 }
 
+/// The changes that an update lists, in one order, wherever in the line they stand.
+fn changes(update: &Value) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for (path, new) in update["set"].as_object().into_iter().flatten() {
+        all.push(format!("{} {new}", Value::from(path.as_str())));
+    }
+    for entry in update["paths"].as_array().into_iter().flatten() {
+        all.push(format!("{} {}", entry["path"], entry["set"]));
+    }
+    all.sort();
+    all
+}
+
 fn trace(line: &Value) -> Seen {
-    Seen { key: format!("{} {}", line["ns"], line["key"]), what: format!("{} {}", line["op"], line["id"]) }
+    Seen {
+        key: format!("{} {}", line["ns"], line["key"]),
+        what: format!("{} {} {:?}", line["op"], line["after"], changes(&line["update"])),
+    }
+}
+
+fn json(doc: &RawDocument) -> Value {
+    Bson::Document(Document::try_from(doc).unwrap()).into_relaxed_extjson()
+}
+
+fn json_path(path: &Path<'_>) -> Value {
+    let part = |part: &PathPart<'_>| match part {
+        PathPart::Field(name) => Value::from(*name),
+        PathPart::Index(n) => Value::from(*n),
+    };
+    match path {
+        Path::Exact(parts) if path.is_ambiguous() => parts.iter().map(part).collect(),
+        path => Value::from(path.to_string()),
+    }
 }
 
 #[async_trait]
@@ -105,13 +136,20 @@ impl SinkHarness for Paper {
         lines.map(|line| trace(&line.expect("every line is JSON"))).collect()
     }
     fn seen(&self, event: &Event) -> Option<Seen> {
-        let key = event
-            .key
-            .as_ref()
-            .map_or(Value::Null, |key| Bson::Document(Document::try_from(&**key).unwrap()).into_relaxed_extjson());
-        let line = serde_json::json!({
-            "ns": event.ns.as_str(), "key": key, "op": event.op.name(), "id": event.id().to_string(),
-        });
+        let mut line = serde_json::json!({"ns": event.ns.as_str(), "op": event.op.name()});
+        for (name, doc) in [("key", &event.key), ("after", &event.after)] {
+            if let Some(doc) = doc {
+                line[name] = json(doc);
+            }
+        }
+        if let Some(change) = &event.change {
+            let update = change.decode().ok()?;
+            let entry = |(path, new): &(Path<'_>, RawBsonRef<'_>)| {
+                let new = Bson::try_from(*new).unwrap().into_relaxed_extjson();
+                serde_json::json!({"path": json_path(path), "set": new})
+            };
+            line["update"] = serde_json::json!({"paths": update.set.iter().map(entry).collect::<Value>()});
+        }
         Some(trace(&line))
     }
     fn undeliverable(&self, id: &Bson) -> Option<Event> {
@@ -207,7 +245,7 @@ impl Dump {
     }
 }
 
-fn source(path: &Path) -> Box<dyn Source> {
+fn source(path: &std::path::Path) -> Box<dyn Source> {
     let toml = format!("path = {path:?}\nbatch_size = 3");
     (registry().sources["bson-dump"].build)(&Context::default(), &options(&toml)).unwrap()
 }

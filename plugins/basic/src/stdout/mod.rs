@@ -9,7 +9,10 @@ mod update;
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use oplogue_api::{
@@ -34,12 +37,7 @@ pub(crate) fn register(r: &mut Registry) {
             Word::Json => Format::Json,
             Word::Pretty => Format::Pretty { colour: wants_colour() },
         };
-        Ok(Arc::new(Stdout {
-            format,
-            source: context.source.clone(),
-            output: Output::stdout(),
-            spare: Mutex::default(),
-        }))
+        Ok(Arc::new(Stdout::new(Output::stdout(), format, context.source.clone())))
     });
 }
 
@@ -82,6 +80,8 @@ pub struct Stdout {
     output: Output,
     /// The buffer of the last batch, used again for the next.
     spare: Mutex<Vec<u8>>,
+    /// Whether the last write failed: there is no way to ask a disk or a pipe but to write.
+    failing: AtomicBool,
 }
 
 /// A buffer that has grown larger than this is not kept for the next batch.
@@ -90,7 +90,11 @@ const LARGEST_KEPT: usize = 4 << 20;
 impl Stdout {
     /// The same sink on another output than the standard one. `source` is shown with every event of the JSON format.
     pub fn to(writer: Box<dyn Write + Send>, format: Format, source: Option<String>) -> Stdout {
-        Stdout { format, source, output: Output::new(writer), spare: Mutex::default() }
+        Stdout::new(Output::new(writer), format, source)
+    }
+
+    fn new(output: Output, format: Format, source: Option<String>) -> Stdout {
+        Stdout { format, source, output, spare: Mutex::default(), failing: AtomicBool::new(false) }
     }
 
     fn render(&self, out: &mut Vec<u8>, event: &Event) -> Result<()> {
@@ -108,7 +112,8 @@ impl Sink for Stdout {
     }
 
     async fn open(&self) -> Result<()> {
-        self.ping().await
+        self.failing.store(false, Relaxed);
+        self.output.is_open()
     }
 
     async fn write(&self, events: &[Event], _upto: Option<&Position>) -> Result<Written> {
@@ -129,7 +134,9 @@ impl Sink for Stdout {
             }
         }
         if !out.is_empty() {
-            out = self.output.write(out).await?;
+            let result = self.output.write(out).await;
+            self.failing.store(result.is_err(), Relaxed);
+            out = result?;
         }
         if out.capacity() <= LARGEST_KEPT {
             *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = out;
@@ -138,7 +145,11 @@ impl Sink for Stdout {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.output.is_open()
+        self.output.is_open()?;
+        match self.failing.load(Relaxed) {
+            true => Err(Error::transient("the last write to the standard output failed")),
+            false => Ok(()),
+        }
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -134,7 +135,7 @@ impl Stdout {
     fn open() -> io::Result<File> {
         use std::os::fd::AsFd;
         let mut file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        if breaks_off(&file) {
+        if breaks_off(&file, Path::new("/dev/stdout")) {
             file.write_all(b"\n")?;
         }
         Ok(file)
@@ -142,11 +143,11 @@ impl Stdout {
 }
 
 /// Whether it is a file whose last line has no end: the process that wrote it was killed. A line of ours would be stuck to it.
-fn breaks_off(file: &File) -> bool {
+/// `path` is the same file by name, since the descriptor itself may be for writing only.
+pub(super) fn breaks_off(file: &File, path: &Path) -> bool {
     let is_file = file.metadata().is_ok_and(|m| m.is_file() && m.len() > 0);
     let last = || -> io::Result<u8> {
-        // The descriptor itself may be for writing only.
-        let mut reader = File::open("/dev/stdout")?;
+        let mut reader = File::open(path)?;
         reader.seek(SeekFrom::End(-1))?;
         let mut last = [0];
         reader.read_exact(&mut last)?;

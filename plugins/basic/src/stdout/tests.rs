@@ -1,9 +1,6 @@
 use std::{
     io::ErrorKind::{BrokenPipe, StorageFull},
-    sync::{
-        Condvar,
-        atomic::{self, Ordering::Relaxed},
-    },
+    sync::{Condvar, atomic},
 };
 
 use bson::{Binary, RawDocumentBuf, Timestamp, doc, rawdoc, spec::BinarySubtype};
@@ -280,6 +277,19 @@ async fn a_line_that_broke_off_is_completed_before_anything_else() {
             .collect();
         assert_eq!(ids[ids.len() - 20..], (0..20).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_file_that_a_killed_process_left_in_the_middle_of_a_line_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
+    for (text, expected) in [("", false), ("{}\n", false), ("{}\n{\"op\":", true), ("\n", false)] {
+        std::fs::write(&path, text).unwrap();
+        let file = std::fs::File::options().append(true).open(&path).unwrap();
+        assert_eq!(output::breaks_off(&file, &path), expected, "{text:?}");
+    }
+    let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+    assert!(!output::breaks_off(&null, std::path::Path::new("/dev/null")));
 }
 
 /// A pipe whose reader sleeps.
