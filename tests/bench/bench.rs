@@ -69,10 +69,7 @@ async fn run() -> Result<(), Failure> {
                 0 => raw::measure(&plan, newest)?,
                 1 => route::measure(&plan, newest, "type = \"null\"")?,
                 2 => route::measure(&plan, newest, "type = \"stdout\"")?,
-                _ => {
-                    route::flush_redis(&plan.redis)?;
-                    route::measure(&plan, newest, &format!("type = \"redis-oplog\"\nurl = \"{}\"", plan.redis))?
-                }
+                _ => route::measure_redis(&plan, newest)?,
             };
             eprintln!("bench: round {round} of {}: {name}: {run}", plan.rounds);
             runs[i].push(run);

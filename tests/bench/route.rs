@@ -111,12 +111,30 @@ fn count(metrics: &str, outcome: &str) -> u64 {
     metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0)
 }
 
-/// Forgets what earlier runs have published: it would be left out as a duplicate.
-pub fn flush_redis(url: &str) -> Result<(), Failure> {
-    let address = url.trim_start_matches("redis://").trim_end_matches('/');
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"FLUSHALL\r\n")?;
-    let mut answer = [0; 5];
-    stream.read_exact(&mut answer)?;
-    if &answer == b"+OK\r\n" { Ok(()) } else { Err("Redis refused FLUSHALL".into()) }
+/// Measures a route to Redis, and makes sure that all was published.
+pub fn measure_redis(plan: &Plan, newest: Timestamp) -> Result<Run, Failure> {
+    // What earlier runs have published would be left out as a duplicate.
+    ask_redis(&plan.redis, "FLUSHALL")?;
+    ask_redis(&plan.redis, "CONFIG RESETSTAT")?;
+    let run = measure(plan, newest, &format!("type = \"redis-oplog\"\nurl = \"{}\"", plan.redis))?;
+    let stats = ask_redis(&plan.redis, "INFO commandstats")?;
+    let published = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_publish:calls=")?.split(',').next()?.parse().ok())
+        .unwrap_or(0u64);
+    // Each on the channel of its collection and on its own.
+    if published < 2 * plan.events {
+        return Err(format!("Redis has seen {published} messages for {} events", plan.events).into());
+    }
+    Ok(run)
+}
+
+/// One command, and what Redis answers until it has closed the connection.
+fn ask_redis(url: &str, command: &str) -> Result<String, Failure> {
+    let mut stream = TcpStream::connect(url.trim_start_matches("redis://").trim_end_matches('/'))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "{command}\r\nQUIT\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.starts_with('-') { Err(answer.into()) } else { Ok(answer) }
 }

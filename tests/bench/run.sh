@@ -13,8 +13,7 @@ say() { printf 'bench: %s\n' "$*" >&2; }
 [ -n "${mongod:-}" ] && [ -n "${redis:-}" ] || { say "the servers could not be had"; exit 1; }
 
 say "building (release)"
-cargo build --release --quiet -p oplogue --bin oplogue
-cargo build --release --quiet -p oplogue --example bench
+cargo build --release --quiet -p oplogue --bin oplogue --example bench
 target=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/oplogue-bench.XXXXXX")
