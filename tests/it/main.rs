@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod crash;
 mod engine;
+mod graph;
 mod outage;
 mod process;
 mod subscriber;
