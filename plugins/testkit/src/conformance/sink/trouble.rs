@@ -42,7 +42,7 @@ pub async fn k4_behind_a_failed_event_its_key_waits<H: SinkHarness + ?Sized>(h: 
         "events {failed:?} failed, not the bad one (3) and those of its key behind it"
     );
     must!("K4", written.failed[0].error.kind() == ErrorKind::Data, "the bad event is not of kind data");
-    expect_once("K4", h, &*sink, &[before.clone()]).await;
+    expect_once("K4", h, &*sink, std::slice::from_ref(&before)).await;
     expect_once("K4", h, &*sink, &others).await;
     // Without the bad event, they go through.
     let again = [events[5].clone(), events[events.len() - 1].clone()];

@@ -165,7 +165,7 @@ impl Sink for Broken {
             LateWrite => {
                 // Goes on in the background, whether somebody waits for it or not.
                 let (sink, late) = (self.place.sink.clone(), kept.clone());
-                let slow = self.last.fetch_add(1, SeqCst) % 3 == 0;
+                let slow = self.last.fetch_add(1, SeqCst).is_multiple_of(3);
                 let task = tokio::spawn(async move {
                     if slow {
                         tokio::time::sleep(std::time::Duration::from_millis(1)).await;

@@ -38,7 +38,7 @@ enum Wrong {
     NoKey,
     NoAfter,
     NoChange,
-    WrongAfter,
+    OtherAfter,
     KeyOnBarrier,
     TimesInTransaction,
     NewIds,
@@ -85,7 +85,7 @@ impl Broken {
                 Wrong::NoKey if event.op == Op::Delete => event.key = None,
                 Wrong::NoAfter if event.op == Op::Replace => event.after = None,
                 Wrong::NoChange => event.change = None,
-                Wrong::WrongAfter if event.op == Op::Insert => event.after = event.key.clone(),
+                Wrong::OtherAfter if event.op == Op::Insert => event.after = event.key.clone(),
                 Wrong::KeyOnBarrier if event.op == Op::Create => event.key = Some(crate::sample::key_of(1)),
                 Wrong::TimesInTransaction if event.txn.is_some() => event.time.increment += event.index,
                 Wrong::SameIds => event.index = 0,
@@ -343,7 +343,7 @@ mutants! {
     s8_fails: "S8" s8_a_lost_position_is_an_error => [Memory::new(JumpsWhenLost), Memory::new(AcceptsForeign)];
     e2_fails: "E2" s7_a_foreign_position_is_refused => [Memory::new(NoHint)];
     s9_fails: "S9" s9_events_are_complete => [
-        Memory::new(NoKey), Memory::new(NoAfter), Memory::new(NoChange), Memory::new(WrongAfter),
+        Memory::new(NoKey), Memory::new(NoAfter), Memory::new(NoChange), Memory::new(OtherAfter),
         Memory::new(KeyOnBarrier), Memory::new(TimesInTransaction),
     ];
     s10_fails: "S10" s10_a_second_reading_is_the_same => [Memory::new(NewIds)];

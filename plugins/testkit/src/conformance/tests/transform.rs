@@ -69,7 +69,8 @@ impl Transform for Sample {
             }
             let drops = event.ns.as_str() == "kit.b" || (wrong == DropsGaps && event.op == Op::Gap);
             self.seen += 1;
-            if !drops && !(wrong == EverySecond && !event.op.is_barrier() && self.seen % 2 == 0) {
+            let second = wrong == EverySecond && !event.op.is_barrier() && self.seen.is_multiple_of(2);
+            if !drops && !second {
                 kept.push(event);
             }
         }
