@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::reply::Reply;
 use crate::{
-    client::{answered, bounded, reply},
+    client::{answered, reply},
     errors::{Phase, classify, code},
 };
 
@@ -57,8 +57,8 @@ impl Log {
         Log { db: client.database("local"), concern }
     }
 
-    /// A tailing cursor on the entries from `from` on. Its first reply comes at once.
-    pub async fn tail(&self, from: Timestamp, batch: u32, wait: Duration, phase: Phase) -> Result<RawBatchCursor> {
+    /// A tailing cursor on the entries from `from` on. Its first reply comes at once. `None`: truncation was just there.
+    pub async fn tail(&self, from: Timestamp, batch: u32, wait: Duration) -> Result<Option<RawBatchCursor>> {
         let command = rawdoc! {
             "find": "oplog.rs",
             // On its own at the top level, this bound is a seek in the oplog and no scan.
@@ -69,7 +69,12 @@ impl Log {
             "readConcern": {"level": self.concern.level()},
         };
         let options = self.options(Some(batch), Some(wait));
-        bounded(self.db.run_raw_cursor_command(command).with_options(options).batch(), phase).await
+        match answered(self.db.run_raw_cursor_command(command).with_options(options).batch()).await? {
+            Ok(cursor) => Ok(Some(cursor)),
+            // CappedPositionLost.
+            Err(e) if code(&e) == Some(136) => Ok(None),
+            Err(e) => Err(classify(e, Phase::Resume)),
+        }
     }
 
     fn options(&self, batch: Option<u32>, wait: Option<Duration>) -> RunCursorCommandOptions {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bson::Timestamp;
 use mongodb::Client;
 use oplogue_api::{
-    Batch, Error, Field, FieldType, Finding, Interest, Period, Position, Registry, Result, Source, StartAt,
+    Batch, Error, ErrorKind, Field, FieldType, Finding, Interest, Period, Position, Registry, Result, Source, StartAt,
 };
 use serde::Deserialize;
 
@@ -166,12 +166,26 @@ impl Source for Oplog {
             wait: self.settings.wait.0,
             include_system: self.settings.include_system,
         };
-        let place = match from {
-            StartAt::Position(position) => Place::from_position(position, deployment.as_deref())?,
-            StartAt::Now => now(&log).await?,
-            StartAt::Configured => configured(self.settings.start, &log).await?,
+        let mut attempts = 0;
+        let tail = loop {
+            let place = match from {
+                StartAt::Position(position) => Place::from_position(position, deployment.as_deref())?,
+                StartAt::Now => now(&log).await?,
+                StartAt::Configured => configured(self.settings.start, &log).await?,
+            };
+            attempts += 1;
+            match Tail::open(log.clone(), place, deployment.clone(), pace).await {
+                // The oldest entry was truncated since it was asked for: the next one is the oldest now. Nobody had a position.
+                Err(e) if e.kind() == ErrorKind::PositionLost && !matches!(from, StartAt::Position(_)) => {
+                    if attempts == 5 {
+                        return Err(Error::transient(
+                            "the oplog is truncated faster than its oldest entry can be read",
+                        ));
+                    }
+                }
+                tail => break tail?,
+            }
         };
-        let tail = Tail::open(log, place, deployment, pace).await?;
         let position = tail.position();
         self.tail = Some(tail);
         Ok(position)

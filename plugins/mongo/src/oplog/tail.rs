@@ -75,7 +75,12 @@ impl Tail {
     /// Opens a cursor at `place` and makes sure that the entry there is the one that was there.
     pub async fn open(log: Log, place: Place, deployment: Option<String>, pace: Pace) -> Result<Tail> {
         let phase = Phase::Resume;
-        let mut cursor = log.tail(place.at.ts, pace.batch, pace.wait, phase).await?;
+        let Some(mut cursor) = log.tail(place.at.ts, pace.batch, pace.wait).await? else {
+            return Err(match log.oldest(phase).await? {
+                Some(oldest) if oldest.at.ts > place.at.ts => rolled_over(),
+                _ => overtaken(),
+            });
+        };
         let first = match cursor.next().await {
             Some(first) => Reply::read(reply(first.map_err(|e| classify(e, phase))?)?)?,
             None => return Err(Error::transient("MongoDB closed the cursor at once")),
@@ -124,7 +129,8 @@ impl Tail {
                 // A tailing cursor on an empty collection ends at once.
                 Ok(None) if self.place.at.is_null() => {
                     tokio::time::sleep(wait).await;
-                    self.cursor = self.log.tail(self.place.at.ts, self.pace.batch, wait, Phase::Read).await?;
+                    let cursor = self.log.tail(self.place.at.ts, self.pace.batch, wait).await?;
+                    self.cursor = cursor.ok_or_else(overtaken)?;
                 }
                 Ok(None) => return Err(Error::transient("MongoDB closed the cursor")),
             }
@@ -222,6 +228,10 @@ async fn missing(log: &Log, at: OpTime, found: Option<OpTime>) -> Error {
     }
     Error::position_lost("the entry at the position is no longer in the oplog: it was rolled back after an election")
         .hint("events that were rolled back may have been delivered: resync what is behind this route, then reset the position or set on_position_lost; read_concern = \"majority\" never delivers such events")
+}
+
+fn overtaken() -> Error {
+    Error::transient("the oplog was truncated at the place to read")
 }
 
 fn rolled_over() -> Error {
