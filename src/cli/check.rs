@@ -1,6 +1,13 @@
 //! `oplogue check FILE [--connect]`.
 
-use std::{collections::BTreeSet, fmt::Write as _, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Severity, Sink};
 
@@ -146,7 +153,10 @@ pub fn store(route: &RoutePlan) -> Result<(Arc<dyn CheckpointStore>, String)> {
         }
         (CheckpointPlan::Sink(node) | CheckpointPlan::Store(node), _) => {
             let place = match node.kind {
-                "file" => format!("in files under {}", route.state_dir.display()),
+                "file" => {
+                    let own = node.options.table().get("dir").and_then(|dir| dir.as_str()).map(PathBuf::from);
+                    format!("in files under {}", own.as_ref().unwrap_or(&route.state_dir).display())
+                }
                 kind => format!("in the store `{kind}`"),
             };
             Ok((node.build(&context(route, &node.name))?, place))

@@ -75,7 +75,7 @@ pub fn examine(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>, reg
     if !errors.is_empty() {
         let keys = mask::Keys::new(registry, own_fields().into_iter().map(|(_, field)| field));
         let ends: BTreeSet<usize> = errors.iter().filter_map(|e| e.span()).map(|s| s.start).collect();
-        let mut unclosed = Vec::new();
+        let mut unclosed = report::Unclosed::new();
         root.get_ref().values().for_each(|value| report::reaching(value, &ends, &mut unclosed));
         report.syntax(&errors, &unclosed, &keys);
     }

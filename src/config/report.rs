@@ -1,6 +1,9 @@
 //! Collects the problems of one text while it is read.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use oplogue_api::Error;
 use toml::{
@@ -17,6 +20,9 @@ use super::{
 
 pub(super) type Span = Range<usize>;
 
+/// How many lines above one that is no TOML are looked at for the key that it may belong to.
+const FARTHEST: usize = 100;
+
 struct Found {
     level: Level,
     span: Option<Span>,
@@ -30,10 +36,11 @@ pub(super) struct Report<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     lines: Lines<'a>,
     found: Vec<Found>,
+    errors: usize,
     /// Spans that must not be shown.
     hidden: Vec<Span>,
     /// Values that must not be quoted.
-    unspoken: Vec<String>,
+    unspoken: BTreeSet<String>,
     /// The lines that are no TOML: what seems to follow from them is not told.
     broken: BTreeSet<usize>,
 }
@@ -42,7 +49,16 @@ impl<'a> Report<'a> {
     pub fn new(text: &'a str, env: &'a dyn Fn(&str) -> Option<String>) -> Report<'a> {
         let hidden = mask::credentials(text);
         let lines = Lines::new(text);
-        Report { text, env, lines, found: Vec::new(), hidden, unspoken: Vec::new(), broken: BTreeSet::new() }
+        Report {
+            text,
+            env,
+            lines,
+            found: Vec::new(),
+            errors: 0,
+            hidden,
+            unspoken: BTreeSet::new(),
+            broken: BTreeSet::new(),
+        }
     }
 
     /// Whether parts of the file could not be read. Then nothing can be said about what is *missing*.
@@ -57,7 +73,7 @@ impl<'a> Report<'a> {
 
     /// How many errors there are so far.
     pub fn errors(&self) -> usize {
-        self.found.iter().filter(|f| f.level == Level::Error).count()
+        self.errors
     }
 
     pub fn error(&mut self, span: &Span, message: impl Into<String>, help: Option<String>) {
@@ -86,15 +102,15 @@ impl<'a> Report<'a> {
         {
             return;
         }
+        self.errors += usize::from(level == Level::Error);
         self.found.push(Found { level, span, message, help });
     }
 
     fn scrubbed(&self, words: &str) -> String {
-        let mut words = words.to_owned();
-        for value in &self.unspoken {
-            words = words.replace(value.as_str(), "***");
-        }
-        words
+        // The longest first, or a part would be cut out of the whole.
+        let mut unspoken: Vec<&str> = self.unspoken.iter().map(String::as_str).collect();
+        unspoken.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        unspoken.into_iter().fold(words.to_owned(), |words, value| words.replace(value, "***"))
     }
 
     /// Hides a value, with all that is in it.
@@ -125,8 +141,8 @@ impl<'a> Report<'a> {
     fn keep_quiet(&mut self, value: &str) {
         let mut quiet = |value: &str| {
             // A shorter word would be cut out of the middle of others, and is no secret that keeps anybody out.
-            if value.len() >= 3 && !self.unspoken.iter().any(|u| u == value) {
-                self.unspoken.push(value.to_owned());
+            if value.len() >= 3 {
+                self.unspoken.insert(value.to_owned());
             }
         };
         quiet(value);
@@ -136,8 +152,6 @@ impl<'a> Report<'a> {
                 quiet(password);
             }
         }
-        // The longest first, or a part would be cut out of the whole.
-        self.unspoken.sort_by_key(|value| std::cmp::Reverse(value.len()));
     }
 
     /// A string value with its variables put in; `None` when that failed, which is told.
@@ -165,47 +179,49 @@ impl<'a> Report<'a> {
     }
 
     /// Enters the errors of the TOML parser. `keys` knows what may be shown of such lines.
-    pub fn syntax(&mut self, errors: &[toml::de::Error], unclosed: &[Span], keys: &mask::Keys<'a>) {
-        let mut told: Vec<(Span, String)> = Vec::new();
+    pub fn syntax(&mut self, errors: &[toml::de::Error], unclosed: &Unclosed, keys: &mask::Keys<'a>) {
+        let mut told: Vec<(Span, &str, Option<usize>)> = Vec::new();
         for error in errors {
             let span = error.span().unwrap_or(0..0);
             let words = error.message();
-            // An array without its end swallows the rest of the file: its beginning is the place, and the rest unknown.
-            match unclosed.iter().find(|u| words.starts_with("unclosed") && u.end == span.start) {
-                Some(open) => told.push((open.start..open.start + 1, words.to_owned())),
-                None => told.push((span, words.to_owned())),
+            // A list without its end swallows the rest of the file: its beginning is the place, and the rest unknown.
+            match unclosed.get(&span.start).filter(|_| words.starts_with("unclosed")) {
+                Some(start) => told.push((*start..*start + 1, words, Some(span.start))),
+                None => told.push((span, words, None)),
             }
         }
-        let swallowed: Vec<&Span> = unclosed.iter().filter(|u| told.iter().any(|(s, _)| s.start == u.start)).collect();
-        told.sort_by_key(|(span, _)| span.start);
-        for (span, words) in told {
+        told.sort_by_key(|(span, ..)| span.start);
+        let mut swallowed = 0..0;
+        for (span, words, end) in told {
+            if swallowed.contains(&span.start) {
+                continue;
+            }
+            if let Some(end) = end {
+                swallowed = span.start..end + 1;
+                self.broken.extend(self.lines.index(span.start) + 1..=self.lines.index(end));
+            }
             let line = self.lines.index(span.start);
-            let is_swallowed = swallowed.iter().any(|u| u.start < span.start && span.start <= u.end);
             // One error a line: what follows it is mostly its consequence.
-            if is_swallowed || !self.broken.insert(line) {
+            if !self.broken.insert(line) {
                 continue;
             }
             let range = self.lines.range(line);
-            let above = (0..line).rev().map(|i| &self.text[self.lines.range(i)]);
+            let above = (0..line).rev().take(FARTHEST).map(|i| &self.text[self.lines.range(i)]);
             if let Some(part) = keys.hidden_part(&self.text[range.clone()], above) {
                 self.hidden.push(range.start + part.start..range.start + part.end);
             }
-            let words = match words.as_str() {
+            let words = match words {
                 "duplicate key" => match self.text.get(span.clone()) {
                     Some(key) if !key.is_empty() => format!("the key `{key}` is there twice"),
-                    _ => words,
+                    _ => words.to_owned(),
                 },
                 "string values must be quoted, expected literal string" => {
-                    "this is no value: texts stand in quotes".into()
+                    "this is no value: texts stand in quotes".to_owned()
                 }
                 _ => words.replace(", expected nothing", ""),
             };
             self.found.push(Found { level: Level::Error, span: Some(span), message: words, help: None });
-        }
-        for open in swallowed {
-            (self.lines.index(open.start)..=self.lines.index(open.end)).for_each(|line| {
-                self.broken.insert(line);
-            });
+            self.errors += 1;
         }
     }
 
@@ -235,22 +251,19 @@ fn is_lone_variable(text: &str) -> bool {
         .is_some_and(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
 }
 
-/// The arrays and inline tables of a value that reach to `end`, the outermost first: those that an unclosed one swallowed.
-pub(super) fn reaching(value: &Spanned<DeValue<'_>>, ends: &BTreeSet<usize>, out: &mut Vec<Span>) {
+/// Where the outermost list or inline table begins that reaches to an end: what an unclosed one swallowed.
+pub(super) type Unclosed = BTreeMap<usize, usize>;
+
+/// Enters the lists and tables of a value that reach to one of `ends`.
+pub(super) fn reaching(value: &Spanned<DeValue<'_>>, ends: &BTreeSet<usize>, out: &mut Unclosed) {
     let span = value.span();
+    if matches!(value.get_ref(), DeValue::Array(_) | DeValue::Table(_)) && ends.contains(&span.end) {
+        let start = out.entry(span.end).or_insert(span.start);
+        *start = span.start.min(*start);
+    }
     match value.get_ref() {
-        DeValue::Array(array) => {
-            if ends.contains(&span.end) {
-                out.push(span);
-            }
-            array.iter().for_each(|v| reaching(v, ends, out));
-        }
-        DeValue::Table(table) => {
-            if ends.contains(&span.end) {
-                out.push(span);
-            }
-            table.values().for_each(|v| reaching(v, ends, out));
-        }
+        DeValue::Array(array) => array.iter().for_each(|v| reaching(v, ends, out)),
+        DeValue::Table(table) => table.values().for_each(|v| reaching(v, ends, out)),
         _ => {}
     }
 }

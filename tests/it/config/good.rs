@@ -1,6 +1,9 @@
 //! Sound configurations, and the plans that they come to; no text makes the reading panic, and no secret is told.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use oplogue::config::{CheckpointPlan, Level, LogPlan, OnBadEvent, OnPositionLost, examine, load};
 use proptest::prelude::*;
@@ -257,6 +260,26 @@ proptest! {
             prop_assert!(place.line >= 1 && place.line <= text.lines().count() + 1);
             prop_assert!(!place.excerpt.contains('\n'));
         }
+    }
+}
+
+/// No work that grows with the square of the text: each of these took minutes, or more, if there were any.
+#[test]
+fn a_large_text_is_read_in_time() {
+    let n = 30_000;
+    for text in [
+        "x\n".repeat(n),
+        "x = [\n".repeat(n),
+        "x = {\n".repeat(n),
+        (0..n).map(|i| format!("k{i} = \"value {i}\"\n")).collect(),
+        (0..n).map(|i| format!("[sinks.s{i}]\ntype = \"print\"\nzebra = 1\n")).collect(),
+        (0..n).map(|i| format!("[sinks.s{i}]\ntype = \"zebra\"\n")).collect(),
+        format!("{SOUND}{}", "x = '${NONE}' ".repeat(n)),
+        format!("a = '{}'", "${NONE}".repeat(n)),
+    ] {
+        let begun = Instant::now();
+        assert!(examine(&text, "test.toml", &env, &registry()).plan.is_none());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?} for {:.30}", begun.elapsed(), text);
     }
 }
 
