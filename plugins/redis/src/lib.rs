@@ -37,7 +37,7 @@ pub fn register(r: &mut Registry) {
     );
     r.store("redis", "Keeps checkpoints in Redis, one hash a route", options::STORE, |_, options| {
         let options = options.parse::<StoreOptions>()?;
-        let link = Arc::new(Link::new(&options.url)?);
+        let link = Arc::new(Link::new(&options.url, options.ca_file.as_deref())?);
         Ok(Arc::new(RedisStore::new(link, &options.metadata_prefix, Keeping::Alone)) as Arc<dyn CheckpointStore>)
     });
 }

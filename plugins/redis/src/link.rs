@@ -1,11 +1,14 @@
 //! The connection to one Redis: opened when it is needed, dropped after every failure of it.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use oplogue_api::{Error, Result};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError,
+    TlsCertificates, Value, aio::MultiplexedConnection,
 };
 use tokio::sync::Mutex;
 
@@ -31,7 +34,8 @@ impl Script {
 
 /// See the module.
 pub struct Link {
-    client: Client,
+    info: ConnectionInfo,
+    ca_file: Option<PathBuf>,
     auth: Option<Cmd>,
     database: i64,
     place: String,
@@ -42,8 +46,8 @@ impl Link {
     /// A link to the Redis of this URL. No I/O.
     ///
     /// # Errors
-    /// Naming the option `url`; the URL itself is never repeated.
-    pub fn new(url: &str) -> Result<Link> {
+    /// Naming the option `url`, which is never repeated, or `ca_file`.
+    pub fn new(url: &str, ca_file: Option<&Path>) -> Result<Link> {
         let wrong = |what: &str| {
             Error::option("url", format!("`url` is not the URL of a Redis: {what}"))
                 .hint("write redis://user:password@host:6379/0, or rediss:// for TLS; escape `/`, `@`, `:`, `#` and `%` in a password as %2F, %40, %3A, %23 and %25")
@@ -76,8 +80,31 @@ impl Link {
             _ => "redis".to_owned(),
         };
         let bare = redis::RedisConnectionInfo::default().set_skip_set_lib_name();
-        let client = Client::open(info.set_redis_settings(bare)).map_err(|e| wrong(fixed_text(&e)))?;
-        Ok(Link { client, auth, database, place, connection: Mutex::new(None) })
+        if ca_file.is_some() && !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Err(Error::option("ca_file", "`ca_file` is for TLS, and the URL asks for none")
+                .hint("write rediss:// in the URL, or remove `ca_file`"));
+        }
+        let info = info.set_redis_settings(bare);
+        let ca_file = ca_file.map(Path::to_owned);
+        Ok(Link { info, ca_file, auth, database, place, connection: Mutex::new(None) })
+    }
+
+    /// The client library's idea of where to connect to.
+    async fn client(&self) -> Result<Client> {
+        let info = self.info.clone();
+        let Some(path) = &self.ca_file else {
+            return Client::open(info).map_err(|e| reply::from_redis(&e, &self.place));
+        };
+        let unreadable = |what: &str| {
+            Error::operator(format!("the certificates in `ca_file` {}: {what}", path.display()))
+                .hint("give the path of a PEM file with the certificate of the authority that signed that of Redis")
+        };
+        let pem = tokio::fs::read(path).await.map_err(|e| unreadable(&e.to_string()))?;
+        if !pem.windows(17).any(|w| w == b"BEGIN CERTIFICATE") {
+            return Err(unreadable("there is none in the file"));
+        }
+        let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+        Client::build_with_tls(info, certificates).map_err(|_| unreadable("the file cannot be understood"))
     }
 
     /// Host and port.
@@ -89,7 +116,8 @@ impl Link {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
         let failed = |e: &RedisError| reply::from_redis(e, &self.place);
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+        let client = self.client().await?;
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = connecting.await.map_err(|e| failed(&e))?;
         if let Some(auth) = &self.auth
             && let Err(e) = send(&mut connection, auth).await

@@ -1,10 +1,17 @@
 //! The options of the plugins.
 
+use std::path::PathBuf;
+
 use oplogue_api::{Field, FieldType};
 use serde::Deserialize;
 
 const URL: Field =
     Field::new("url", FieldType::String, "redis://user:password@host:6379/0, or rediss:// for TLS").required().secret();
+const CA_FILE: Field = Field::new(
+    "ca_file",
+    FieldType::String,
+    "A PEM file with the authorities to trust for rediss://, instead of the public ones",
+);
 const METADATA_PREFIX: Field =
     Field::new("metadata_prefix", FieldType::String, "What the names of oplogue's own keys in Redis begin with")
         .default("\"oplogue::\"");
@@ -12,6 +19,7 @@ const METADATA_PREFIX: Field =
 /// The options of `redis-oplog`.
 pub const SINK: &[Field] = &[
     URL,
+    CA_FILE,
     Field::new(
         "prefix",
         FieldType::String,
@@ -27,7 +35,7 @@ pub const SINK: &[Field] = &[
 ];
 
 /// The options of the `redis` checkpoint store.
-pub const STORE: &[Field] = &[URL, METADATA_PREFIX];
+pub const STORE: &[Field] = &[URL, CA_FILE, METADATA_PREFIX];
 
 fn metadata_prefix() -> String {
     "oplogue::".to_owned()
@@ -38,6 +46,7 @@ fn metadata_prefix() -> String {
 #[serde(deny_unknown_fields)]
 pub struct SinkOptions {
     pub url: String,
+    pub ca_file: Option<PathBuf>,
     pub prefix: Option<String>,
     #[serde(default = "metadata_prefix")]
     pub metadata_prefix: String,
@@ -65,6 +74,7 @@ impl Dedupe {
 #[serde(deny_unknown_fields)]
 pub struct StoreOptions {
     pub url: String,
+    pub ca_file: Option<PathBuf>,
     #[serde(default = "metadata_prefix")]
     pub metadata_prefix: String,
 }

@@ -64,7 +64,7 @@ impl RedisOplog {
     /// # Errors
     /// Naming the option that is wrong.
     pub fn new(context: &Context, options: SinkOptions) -> Result<RedisOplog> {
-        let link = Arc::new(Link::new(&options.url)?);
+        let link = Arc::new(Link::new(&options.url, options.ca_file.as_deref())?);
         Ok(RedisOplog {
             store: Arc::new(RedisStore::new(Arc::clone(&link), &options.metadata_prefix, Keeping::WithSink)),
             link,
