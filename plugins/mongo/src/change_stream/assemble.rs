@@ -1,14 +1,11 @@
 //! From replies to batches: what is whole, and how far one may resume.
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
-use oplogue_api::{BadEvent, Doc, Error, Event, Result, Txn};
 use std::sync::Arc;
 
-use super::{
-    decode::{Decoded, Interned},
-    fragments::Fragments,
-    token,
-};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
+use oplogue_api::{BadEvent, Doc, Error, Event, Result, Txn};
+
+use super::{decode::Interned, fragments::Fragments, token};
 
 /// A place between two events: the server's token and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,12 +128,12 @@ impl Assembler {
             self.skip = None;
         }
         match self.interned.decode(raw) {
-            Ok(Decoded::Invalidate) => {
+            Ok(None) => {
                 self.before_txn = None;
                 self.invalidated = true;
             }
             _ if known => {}
-            Ok(Decoded::Event(event)) => {
+            Ok(Some(event)) => {
                 self.transaction(&event);
                 let wanted = self.include_system
                     || !event.ns.is_system()

@@ -15,14 +15,6 @@ pub(super) struct Interned {
     name: String,
 }
 
-/// What a change event says.
-pub(super) enum Decoded {
-    /// A change.
-    Event(Event),
-    /// The stream ends here, since what it watches was dropped or renamed.
-    Invalidate,
-}
-
 #[derive(Default)]
 struct Fields<'a> {
     token: Option<&'a RawDocument>,
@@ -78,11 +70,11 @@ fn broken(what: &str) -> Error {
 }
 
 impl Interned {
-    /// Reads a change event.
+    /// Reads a change event; `None` for an `invalidate`: the stream ends here, since what it watches was dropped or renamed.
     ///
     /// # Errors
     /// [`ErrorKind::Data`](oplogue_api::ErrorKind::Data), without any of the event's content.
-    pub fn decode(&mut self, raw: &Doc) -> Result<Decoded> {
+    pub fn decode(&mut self, raw: &Doc) -> Result<Option<Event>> {
         let f = fields(raw)?;
         let op = match f.operation.ok_or_else(|| broken("has no operationType"))? {
             "insert" => Op::Insert,
@@ -94,7 +86,7 @@ impl Interned {
             "dropDatabase" => Op::DropDatabase,
             "rename" => Op::Rename,
             "createIndexes" | "dropIndexes" => Op::Index,
-            "invalidate" => return Ok(Decoded::Invalidate),
+            "invalidate" => return Ok(None),
             // modify, shardCollection, … and whatever newer servers invent.
             _ => Op::Other,
         };
@@ -121,7 +113,7 @@ impl Interned {
             (Op::Rename, None) => return Err(broken("of a rename has no `to`")),
             _ => None,
         };
-        Ok(Decoded::Event(Event {
+        Ok(Some(Event {
             op,
             ns,
             key,

@@ -1,6 +1,6 @@
 //! The positions of this source.
 
-use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use bson::{RawDocument, Timestamp, rawdoc};
 use oplogue_api::{Doc, Error, Position, Result};
 
 use super::token;
@@ -33,9 +33,9 @@ impl Stream {
     pub fn position(&self, token: &RawDocument, time: Timestamp) -> Position {
         let mut doc = rawdoc! {"source": KIND, "scope": self.scope.as_str(), "pipeline": self.pipeline.as_str()};
         if let Some(id) = &self.deployment {
-            doc.append(bson::raw::cstr!("deployment"), id.as_str());
+            doc.append(bson::cstr!("deployment"), id.as_str());
         }
-        doc.append(bson::raw::cstr!("token"), RawDocumentBuf::from(token.to_owned()));
+        doc.append(bson::cstr!("token"), token);
         Position { token: Doc::from(doc), time }
     }
 
@@ -83,6 +83,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bson::RawDocumentBuf;
     use oplogue_api::ErrorKind;
 
     fn stream(deployment: Option<&str>, scope: &str, pipeline: &str) -> Stream {

@@ -264,9 +264,9 @@ impl Workload {
                 macro_rules! run {
                     ($action:expr) => {
                         if transaction {
-                            drop($action.session(&mut session).await.expect("a step"))
+                            let _ = $action.session(&mut session).await.expect("a step");
                         } else {
-                            drop($action.await.expect("a step"))
+                            let _ = $action.await.expect("a step");
                         }
                     };
                 }
