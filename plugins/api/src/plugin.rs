@@ -35,7 +35,8 @@ pub trait Source: Send {
     /// The next batch, in source order; `None` when a finite source has come to its end. Returns within a few seconds on
     /// an idle source, with an empty batch whose `end` has moved as far as the source has (a heartbeat).
     ///
-    /// MUST be cancel-safe: a call that is dropped loses nothing that the next call does not give.
+    /// MUST be cancel-safe: a call that is dropped loses nothing that the next call does not give (S3). Without `open`, or
+    /// after an error and before the next `open`, it is an error, never a hang or a start of its own accord (S15).
     async fn next(&mut self) -> Result<Option<Batch>>;
 
     /// The route's checkpoint is durable up to here: the source may let go of what lies before.
@@ -55,6 +56,7 @@ pub trait Transform: Send {
     /// Transforms the batch in place. Order per key MUST be kept, and `end` left alone.
     ///
     /// An event that cannot be transformed is moved to `batch.bad`; an error says that the whole transform is broken.
+    /// Whoever drops or adds events corrects the `before` of those in `bad` (T6). Gap events always pass (T3).
     fn apply(&mut self, batch: &mut Batch) -> Result<()>;
 }
 
@@ -111,6 +113,8 @@ pub trait Sink: Send + Sync {
     ///
     /// If an event failed, every later event of the same key in the call MUST be reported as failed too. An `Err` says that
     /// nothing is known about any of them: all are written again.
+    /// Events may come again that were given before, and a call may be dropped: what it still does then comes before what
+    /// later calls do (K5, K11). Barriers of kinds that the sink does not know are counted as ignored, never refused (K7).
     ///
     /// `upto` is given to a sink of [`Ordering::Total`] only: the position that the route has reached once these
     /// events are durable. A sink that can, commits it together with them; it is where its checkpoint store resumes then.
@@ -160,6 +164,9 @@ pub trait CheckpointStore: Send + Sync {
 
     /// Saves durably, if the stored generation is one less than the given one (0 if nothing is stored). Saving once more
     /// what is stored already is `Stored` too, so that a lost reply does no harm.
+    ///
+    /// Where nothing is stored although the generation is above 1 (the place lost it, or somebody removed it), a store saves
+    /// it or fails with `Operator`; it never makes up a `Superseded` (C5).
     async fn save(&self, route: &str, checkpoint: &Checkpoint) -> Result<Saved>;
 
     /// Whether several instances of one route may use this store at the same time, and it keeps the furthest position.
