@@ -35,6 +35,7 @@ async fn supervise(plan: Plan) -> u8 {
     let stop = CancellationToken::new();
     let listen = plan.http;
     let grace = plan.shutdown_grace;
+    let routes = plan.routes.len();
     let mut telemetry = Telemetry::new();
     let engine = Engine::new(plan, &mut telemetry, stop.clone());
     let telemetry = Arc::new(telemetry);
@@ -43,6 +44,7 @@ async fn supervise(plan: Plan) -> u8 {
         Ok(http) => http,
         Err(e) => return file::failed(&e),
     };
+    info!(version = env!("CARGO_PKG_VERSION"), routes, http = listen.map(tracing::field::display), "oplogue starts");
     tokio::spawn(async move {
         asked_to_stop().await;
         info!(grace_seconds = grace.as_secs_f64(), "stopping; a second signal ends the process at once");
@@ -56,10 +58,13 @@ async fn supervise(plan: Plan) -> u8 {
         // /healthz is answered on another thread: this is how it knows that this one lives.
         never = telemetry.keep_beating() => match never {},
     };
-    for (route, e) in &outcome.failed {
-        error!(route, kind = e.kind().name(), hint = e.get_hint(), "{e}");
+    if outcome.failed.is_empty() {
+        return DONE;
     }
-    if outcome.failed.is_empty() { DONE } else { FAILED }
+    // Why each of them failed was logged when it did.
+    let failed: Vec<_> = outcome.failed.iter().map(|(route, _)| route.as_str()).collect();
+    error!("{} of {routes} routes failed: {}", failed.len(), failed.join(", "));
+    FAILED
 }
 
 /// Returns at SIGINT or SIGTERM.

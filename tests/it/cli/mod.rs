@@ -210,3 +210,17 @@ async fn a_reader_that_goes_away_is_no_failure() {
         assert_eq!(done.stderr, "", "{arguments:?}");
     }
 }
+
+/// A route that fails is told, with its remedy, and is what the exit code says.
+#[tokio::test]
+async fn a_route_that_fails_is_the_exit_code() {
+    let text = "[sources.gone]\ntype = \"bson-dump\"\npath = \"STATE/none.bson\"\n[sinks.out]\ntype = \"null\"\n\
+                [[routes]]\nfrom = \"gone\"\nto = \"out\"\n[state]\ndir = \"STATE\"\n[log]\nformat = \"json\"\n";
+    let done = File::new(text).run(&["run"], &[]).await.expect(1);
+    assert_eq!(done.stdout, "");
+    let lines: Vec<serde_json::Value> = done.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = lines.iter().filter(|line| line["level"] == "ERROR").collect::<Vec<_>>();
+    assert_eq!(told.len(), 2, "what went wrong, and the end:\n{}", done.stderr);
+    assert!(told[0].to_string().contains("hint") && told[0].to_string().contains("gone->out"), "{}", told[0]);
+    assert!(told[1].to_string().contains("1 of 1 routes failed: gone->out"), "{}", told[1]);
+}
