@@ -3,6 +3,7 @@ use std::{fs, io::Write, path::Path};
 use bson::{RawDocumentBuf, Timestamp, doc, rawdoc};
 use flate2::{Compression, write::GzEncoder};
 use oplogue_api::{ErrorKind, Event, Op, Severity};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -339,6 +340,47 @@ async fn an_entry_whose_length_looks_like_gzip_is_read_as_an_entry() {
     let (batches, error) = replay(&path, 10, StartAt::Configured).await;
     assert!(error.is_none());
     assert_eq!(ids(&batches), [1, 2]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is wrong with a file: no panic, no loop without end, and nothing sound before the damage is left out.
+    #[test]
+    fn damaged_files_never_panic(
+        hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        packed in any::<bool>(),
+        batch_size in 1..5_usize,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("oplog.bson");
+        let sound: Vec<u8> = mixed().iter().flat_map(|e| e.as_bytes()).copied().collect();
+        let mut bytes = if packed { gzip(&sound) } else { sound };
+        let mut first = bytes.len();
+        for (at, byte) in hits {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            first = first.min(at);
+        }
+        fs::write(&path, &bytes).unwrap();
+        let settings = Settings { path, include_system: false, batch_size };
+        let Ok(mut replay) = replay::Replay::open(&settings, &From::Begin) else { return Ok(()) };
+        let (mut entries, mut seen) = (0, Vec::new());
+        while let Ok(Some(batch)) = replay.next() {
+            entries += 1;
+            prop_assert!(entries < 1000);
+            seen.extend(batch.events);
+        }
+        if !packed {
+            // The plain inserts that end before the first hit.
+            let (mut end, mut wanted) = (0, 0);
+            for entry in mixed() {
+                end += entry.as_bytes().len();
+                wanted += usize::from(end <= first && entry.get_str("op").is_ok_and(|op| op == "i"));
+            }
+            prop_assert!(seen.iter().filter(|e| e.txn.is_none()).count() >= wanted);
+        }
+    }
 }
 
 /// `tests/oplog.sample.bson` holds entries of a mongod 6.0.5, as `find` on `local.oplog.rs` returns them, which is what
