@@ -136,14 +136,15 @@ impl Run<'_> {
     }
 
     async fn save(&mut self) -> Result<()> {
-        let Some(mark) = self.tracker.mark() else {
-            self.route.metrics.checkpoint_saved(true);
-            return Ok(());
-        };
+        let Some(mark) = self.tracker.mark() else { return Ok(()) };
+        let is_news = self.saver.saved() != Some(&mark);
         // I1: the mark is what every part of every earlier batch was delivered up to.
         match self.saver.save(&mark).await {
             Ok(()) => {
-                self.route.metrics.checkpoint_saved(true);
+                if is_news {
+                    self.route.metrics.checkpoint_saved(true);
+                    self.route.status.recovered(Place::Checkpoint);
+                }
                 self.route.status.checkpointed(mark.time);
                 self.committed.send_if_modified(|committed| {
                     let changed = committed.as_ref() != Some(&mark);
@@ -156,6 +157,8 @@ impl Run<'_> {
                 self.route.metrics.checkpoint_saved(false);
                 self.route.metrics.retry(Place::Checkpoint, e.kind());
                 if e.kind() == ErrorKind::Transient {
+                    // On an idle route this is how a destination that keeps the checkpoints is found to be gone.
+                    self.route.status.retrying(Place::Checkpoint, &e);
                     warn!(route = self.route.plan.name, error = %e, "the checkpoint was not saved; trying again");
                     return Ok(());
                 }
