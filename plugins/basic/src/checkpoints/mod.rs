@@ -28,7 +28,8 @@ pub(crate) fn register(r: &mut Registry) {
         let options: StoreOptions = options.parse()?;
         let dir = options.dir.unwrap_or_else(|| context.state_dir.clone());
         if dir.as_os_str().is_empty() {
-            return Err(Error::option("dir", "the folder for checkpoints has no name"));
+            return Err(Error::option("dir", "the folder for checkpoints has no name")
+                .hint("set `dir`, or leave it out for the one of `[state]`"));
         }
         Ok(Arc::new(FileStore::new(dir)))
     });

@@ -29,10 +29,13 @@ pub(crate) fn register(r: &mut Registry) {
     r.source("bson-dump", "replays a dump of an oplog", FIELDS, |_, options| {
         let options: DumpOptions = options.parse()?;
         if options.path.as_os_str().is_empty() {
-            return Err(Error::option("path", "the path of the dump is empty"));
+            return Err(Error::option("path", "the path of the dump is empty")
+                .hint("set `path` to a file such as dump/local/oplog.rs.bson"));
         }
         if !(1..=100_000).contains(&options.batch_size) {
-            return Err(Error::option("batch_size", "`batch_size` must be between 1 and 100000"));
+            return Err(
+                Error::option("batch_size", "`batch_size` must be between 1 and 100000").hint("leave it out for 1000")
+            );
         }
         let settings = Settings {
             path: options.path,

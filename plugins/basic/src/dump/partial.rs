@@ -86,7 +86,10 @@ impl Gathering {
         self.entries.skip_to(*offset)?;
         let entry = self.entries.one()?;
         self.left.pop();
-        let gone = || Error::operator(format!("the dump {} has become shorter", self.entries.path().display()));
+        let gone = || {
+            Error::operator(format!("the dump {} has become shorter", self.entries.path().display()))
+                .hint("put the whole dump back in its place, and start the route again")
+        };
         entry.ok_or_else(gone).map(Some)
     }
 }

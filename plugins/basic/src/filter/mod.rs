@@ -56,7 +56,8 @@ struct Filter {
 impl Filter {
     fn new(namespaces: Option<&[String]>, operations: Option<&[String]>) -> Result<Filter> {
         if namespaces.is_none() && operations.is_none() {
-            return Err(Error::operator("a filter needs `namespaces`, `operations` or both"));
+            return Err(Error::operator("a filter needs `namespaces`, `operations` or both")
+                .hint("write which namespaces pass, such as namespaces = [\"app.*\"]"));
         }
         Ok(Filter {
             namespaces: namespaces.map(Patterns::new).transpose()?,

@@ -19,7 +19,8 @@ impl Operations {
     /// The set of these names.
     pub(super) fn new(names: &[String]) -> Result<Operations> {
         if names.is_empty() {
-            return Err(Error::option("operations", "the list of operations is empty: nothing would ever pass"));
+            return Err(Error::option("operations", "the list of operations is empty: nothing would ever pass")
+                .hint("leave `operations` out to let all pass"));
         }
         let mut set = 0;
         for name in names {

@@ -170,6 +170,7 @@ fn wrong_options_name_the_key_and_the_entry() {
         let e = build(text);
         assert_eq!((e.kind(), e.field()), (ErrorKind::Operator, field), "{text}: {e}");
         assert!(e.to_string().contains(part), "{text}: {e}");
+        assert!(e.get_hint().is_some() || e.field().is_none(), "{text}");
     }
 }
 
