@@ -163,6 +163,7 @@ fn covers(events: &[Event], expanded: bool) {
     for op in [Op::Create, Op::Index, Op::Other] {
         assert_eq!(has(op), expanded, "{}", op.name());
     }
+    assert!(events.iter().any(|e| e.op == Op::Rename && e.ns.is_system()), "no copy by the server");
     assert!(events.iter().filter(|e| e.txn.is_some()).count() > 5);
     assert!(events.iter().any(|e| e.txn.is_some() && e.index > 3));
     let updates = events.iter().filter_map(|e| e.change.as_ref()).map(|c| c.decode().expect("decoded"));

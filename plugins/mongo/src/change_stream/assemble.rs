@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
+use bson::{RawBsonRef, RawDocument, Timestamp};
 use oplogue_api::{BadEvent, Doc, Error, Event, Result, Txn};
 
-use super::{decode::Interned, fragments::Fragments, token};
+use super::{
+    decode::Interned,
+    fragments::Fragments,
+    token::{self, Token},
+};
 
 /// A place between two events: the server's token and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,17 @@ impl Mark {
     pub fn new(token: &RawDocument) -> Result<Mark> {
         let time = token::read(token).ok_or_else(|| Error::bug("a resume token has an unknown shape"))?.time;
         Ok(Mark { token: Doc::from(token), time })
+    }
+
+    /// The place behind a change event. It shares the event's memory until [`Mark::detach`].
+    fn behind(event: &Doc) -> Result<Mark> {
+        let token = event.get_document("_id").map_err(|_| unreadable())?;
+        let time = token::read(token).ok_or_else(|| Error::bug("a resume token has an unknown shape"))?.time;
+        Ok(Mark { token: event.slice(token), time })
+    }
+
+    fn detach(&mut self) {
+        self.token = self.token.detach();
     }
 }
 
@@ -42,8 +57,8 @@ pub(super) struct Assembler {
     interned: Interned,
     fragments: Fragments,
     include_system: bool,
-    /// Events up to and with this token were delivered before; only after resuming by time.
-    skip: Option<Box<str>>,
+    /// Events up to and with this one were delivered before; only after resuming by time.
+    skip: Option<Token>,
     /// The place behind the last whole item.
     last: Mark,
     /// The place before the transaction that may not be over.
@@ -53,7 +68,7 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    pub fn new(from: Mark, include_system: bool, skip: Option<Box<str>>) -> Assembler {
+    pub fn new(from: Mark, include_system: bool, skip: Option<Token>) -> Assembler {
         Assembler {
             interned: Interned::default(),
             fragments: Fragments::default(),
@@ -104,7 +119,7 @@ impl Assembler {
         if !self.fragments.is_open() {
             let post = cursor.get_document("postBatchResumeToken").ok().filter(|_| !self.invalidated);
             // Resumed by time, the server itself stands before what was delivered.
-            let post = post.filter(|post| self.skip.is_none() || token::data(post) > self.skip.as_deref());
+            let post = post.filter(|post| self.skip.is_none() || token::read(post) > self.skip);
             let moved = post.is_some_and(|post| token::data(post) != token::data(&self.last.token));
             if moved || empty {
                 self.before_txn = None;
@@ -113,17 +128,18 @@ impl Assembler {
                 self.last = Mark::new(post)?;
             }
         }
+        // A reply is not to stay in memory for a token.
+        self.last.detach();
+        if let Some((before, ..)) = &mut self.before_txn {
+            before.detach();
+        }
         out.end = self.end().clone();
         Ok(out)
     }
 
     fn item(&mut self, raw: &Doc, out: &mut Assembled) -> Result<()> {
-        let token: RawDocumentBuf = match raw.get_document("_id") {
-            Ok(token) => token.to_owned(),
-            Err(_) => return Err(unreadable()),
-        };
-        let mark = Mark::new(&token)?;
-        let known = self.skip.is_some() && token::data(&token) <= self.skip.as_deref();
+        let mark = Mark::behind(raw)?;
+        let known = self.skip.is_some() && token::read(&mark.token) <= self.skip;
         if !known {
             self.skip = None;
         }
@@ -177,7 +193,7 @@ pub(super) fn head(reply: &RawDocument) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::rawdoc;
+    use bson::{RawDocumentBuf, rawdoc};
     use oplogue_api::ErrorKind;
 
     const SECOND: u32 = 1_795_230_382;
@@ -213,7 +229,7 @@ mod tests {
 
     fn assembler(skip: Option<&str>) -> Assembler {
         let start = rawdoc! {"_data": skip.map_or_else(|| high_water(1), str::to_owned)};
-        Assembler::new(Mark::new(&start).unwrap(), false, skip.map(Box::from))
+        Assembler::new(Mark::new(&start).unwrap(), false, token::read(&start).filter(|_| skip.is_some()))
     }
 
     fn end(a: &Assembled) -> &str {

@@ -124,6 +124,7 @@ impl ChangeStream {
                 Ok(cursor) => cursor,
                 Err(e) => match self.features.without(code(&e)) {
                     Some(fewer) => {
+                        tracing::debug!(code = code(&e), ?fewer, "the server does not know all options");
                         self.features = fewer;
                         continue;
                     }
@@ -144,8 +145,11 @@ impl ChangeStream {
             };
             let (from, skip) = match place {
                 Some(place) if place.by_time => {
-                    let skip = token::data(&place.token).map(Box::from);
-                    (Mark::new(&place.token)?, skip)
+                    tracing::info!(
+                        scope = self.stream.scope,
+                        "the checkpoint was made while the server showed other events: resuming by its time"
+                    );
+                    (Mark::new(&place.token)?, token::read(&place.token))
                 }
                 Some(place) => (Mark::new(&place.token)?, None),
                 None => {
@@ -288,6 +292,10 @@ impl Source for ChangeStream {
         let open = self.open.as_mut().ok_or_else(not_open)?;
         if open.first.is_none() && open.assembler.invalidated {
             // What is watched was dropped or renamed: go on behind that, for when it is created again.
+            tracing::info!(
+                scope = self.stream.scope,
+                "what is watched was dropped or renamed; waiting for it to come again"
+            );
             let last = open.assembler.last().clone();
             let position = self.stream.position(&last.token, last.time);
             let again = self.begin(&Begin::Position(position)).await?;

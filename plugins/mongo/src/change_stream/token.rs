@@ -12,18 +12,18 @@
 
 use bson::{RawDocument, Timestamp};
 
-/// The leading values of a resume token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The leading values of a resume token. They sort as the events do, whatever the version of the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Token {
     /// Cluster time of the event, or of the high-water mark.
     pub time: Timestamp,
-    /// A place between events, not an event.
-    pub high_water: bool,
+    /// An event. Otherwise a high-water mark, a place before the events of its time.
+    pub event: bool,
     /// The index of the event among the operations of its oplog entry or transaction.
     pub index: u32,
 }
 
-/// The hexadecimal digits of a token. They sort as the events do.
+/// The hexadecimal digits of a token.
 pub(super) fn data(token: &RawDocument) -> Option<&str> {
     token.get_str("_data").ok()
 }
@@ -36,9 +36,9 @@ pub(super) fn read(token: &RawDocument) -> Option<Token> {
     }
     let time = Timestamp { time: rest.u32()?, increment: rest.u32()? };
     let _version = rest.integer()?;
-    let high_water = rest.integer()? == 0;
+    let event = rest.integer()? != 0;
     let index = u32::try_from(rest.integer()?).ok()?;
-    Some(Token { time, high_water, index })
+    Some(Token { time, event, index })
 }
 
 /// Hexadecimal digits that are still to be read.
@@ -85,8 +85,8 @@ mod tests {
     #[test]
     fn real_tokens() {
         let at = |time, increment| Timestamp { time, increment };
-        let event = |time, index| Some(Token { time, high_water: false, index });
-        let mark = |time| Some(Token { time, high_water: true, index: 0 });
+        let event = |time, index| Some(Token { time, event: true, index });
+        let mark = |time| Some(Token { time, event: false, index: 0 });
         let t = at(1_795_230_382, 5);
         for (data, want) in [
             // 4.4.2: when opened; an insert; the 2nd, 47th, 98th, 147th and 301st operation of a transaction; a drop.
@@ -138,6 +138,25 @@ mod tests {
             ("826B010B43000000022B0429296E1404", mark(at(1_795_230_531, 2))),
         ] {
             assert_eq!(of(data), want, "{data}");
+        }
+    }
+
+    #[test]
+    fn tokens_sort_as_events_do() {
+        let all = [
+            of("826B010AAE000000052B0229296E04"),
+            of("826B010AAE000000052B042C0100296E04"),
+            of("826B010AAE000000052B022C01002B5C6E04"),
+            of("826B010AAE000000052B042C01002C01246E04"),
+            of("826B010AAE000000062B0429296E1404"),
+        ];
+        assert!(all.iter().all(Option::is_some) && all.is_sorted());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_panics(data in "82[0-9A-F]{0,60}|.{0,40}") {
+            let _ = of(&data);
         }
     }
 
