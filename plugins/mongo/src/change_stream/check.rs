@@ -82,7 +82,7 @@ async fn images(client: &Client, settings: &Settings, findings: &mut Vec<Finding
         Some(db) => vec![db.clone()],
         None => bounded(client.list_database_names().into_future(), Phase::Check).await?,
     };
-    let mut without = Vec::new();
+    let (mut all, mut without) = (0, Vec::new());
     for db in databases.iter().filter(|db| !matches!(db.as_str(), "admin" | "local" | "config")) {
         let mut filter = doc! {"type": "collection"};
         if let Some(coll) = &settings.collection {
@@ -103,10 +103,21 @@ async fn images(client: &Client, settings: &Settings, findings: &mut Vec<Finding
                 o.get_document("changeStreamPreAndPostImages").is_ok_and(|i| i.get_bool("enabled").unwrap_or(false))
                     || o.get_bool("recordPreImages").unwrap_or(false)
             });
-            if !images && !name.starts_with("system.") {
+            if name.starts_with("system.") {
+                continue;
+            }
+            all += 1;
+            if !images {
                 without.push(format!("{db}.{name}"));
             }
         }
+    }
+    if all == 0 {
+        findings.push(Finding::warning(
+            "there is no collection in scope yet",
+            "create it with {changeStreamPreAndPostImages: {enabled: true}}, so that images are stored from the start",
+        ));
+        return Ok(());
     }
     if without.is_empty() {
         findings.push(Finding::ok("images are stored for every collection in scope"));
