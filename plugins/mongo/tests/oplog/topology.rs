@@ -1,14 +1,15 @@
 //! Elections, servers that are no replica set, users without privileges, and what `check` says about them.
 
 use bson::{Bson, Document, doc};
-use oplogue_api::{ErrorKind, Op, Severity, StartAt};
+use mongodb::options::{Acknowledgment, WriteConcern};
+use oplogue_api::{ErrorKind, Interest, Op, Severity, StartAt};
 use oplogue_testkit::{
     servers::{self, Credentials, Mongo, MongoOptions},
     unique,
 };
 
 use super::{KIND, QUICK, insert, now, of_db};
-use crate::streams::{Reader, build, errors, ids};
+use crate::streams::{LIMIT, Reader, build, errors, ids};
 
 #[tokio::test]
 async fn elections_lose_nothing() {
@@ -100,4 +101,56 @@ async fn wrong_options_are_told_before_anything_is_connected() {
         let Err(e) = build(KIND, uri, toml) else { panic!("{toml} was built") };
         assert_eq!(e.kind(), ErrorKind::Operator, "{e}");
     }
+}
+
+#[tokio::test]
+async fn a_rollback_is_a_lost_position_for_local_reads_and_nothing_for_majority_reads() {
+    let args = vec!["--setParameter=enableTestCommands=1".into()];
+    let mongo = Mongo::start(MongoOptions { members: 3, args, ..Default::default() }).await;
+    let (client, db) = (mongo.client().await, unique("oplog"));
+    client.database(&db).collection::<Document>("c").insert_one(doc! {"_id": 1}).await.unwrap();
+    let mut local = now(&mongo, "read_concern = \"local\"").await;
+    let mut majority = now(&mongo, "").await;
+    let primary = mongo.wait_for_primary().await;
+    let others: Vec<usize> = (0..3).filter(|member| *member != primary).collect();
+    // The others follow the primary no more, but let it be primary.
+    let replicate = |mode: &'static str| {
+        let (mongo, others) = (&mongo, &others);
+        async move {
+            for member in others {
+                let admin = mongo.direct_client(*member).await.database("admin");
+                admin.run_command(doc! {"configureFailPoint": "stopReplProducer", "mode": mode}).await.unwrap();
+            }
+        }
+    };
+    replicate("alwaysOn").await;
+    let alone = mongo.direct_client(primary).await;
+    let one = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+    alone.database(&db).collection("c").insert_one(doc! {"_id": 2}).write_concern(one).await.unwrap();
+    let has = |r: &Reader, id: i32| {
+        r.events.iter().any(|e| e.ns.db() == db && ids(std::slice::from_ref(e))[0] == Bson::Int32(id))
+    };
+    local.until("the insert that only one member has", |r| has(r, 2)).await;
+    mongo.kill(primary).await;
+    mongo.wait_for_primary().await;
+    replicate("off").await;
+    let coll = mongo.client().await.database(&db).collection::<Document>("c");
+    insert(&coll, [3]).await;
+
+    majority.until_in_spite("the insert of the new primary", |r| has(r, 3)).await;
+    assert!(!has(&majority, 2), "what was rolled back was never delivered");
+
+    let end = local.end().clone();
+    while local.step().await.is_ok() {}
+    let since = std::time::Instant::now();
+    let e = loop {
+        assert!(since.elapsed() < LIMIT, "the position stays uncertain");
+        match local.source.open(StartAt::Position(&end), &Interest::default()).await {
+            Ok(_) => panic!("the position was opened"),
+            Err(e) if e.kind() == ErrorKind::Transient => {}
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(e.kind(), ErrorKind::PositionLost, "{e}");
+    assert!(e.to_string().contains("rolled back"), "{e}");
 }
