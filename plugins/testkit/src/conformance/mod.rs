@@ -1,5 +1,5 @@
 //! The conformance kit: `docs/plugin-contract.md`, clause by clause. A plugin's test implements a harness and calls
-//! [`source`], [`transform`], [`sink`] or [`store`]; each clause is also a function of its own, named after it.
+//! [`source()`], [`transform()`], [`sink()`] or [`store()`]; each clause is also a function of its own, named after it.
 //!
 //! A violated clause panics with a message that begins with the clause's number: `K4: …`.
 
