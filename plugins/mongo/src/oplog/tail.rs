@@ -50,6 +50,8 @@ pub(super) struct Tail {
     /// When the server must have answered.
     deadline: Option<Instant>,
     pending: Option<Pending>,
+    /// How many events the last batch had: the next one likely has as many, and growing costs copies.
+    expected: usize,
 }
 
 /// A reply that is being delivered.
@@ -99,7 +101,7 @@ impl Tail {
         let (next, head) = (usize::from(!place.first), first.head);
         let pending = Some(Pending { reply: first, next, gathering: None });
         let decoder = Decoder::new(pace.include_system);
-        Ok(Tail { log, cursor, pace, decoder, deployment, place, head, deadline: None, pending })
+        Ok(Tail { log, cursor, pace, decoder, deployment, place, head, deadline: None, pending, expected: 0 })
     }
 
     pub fn position(&self) -> Position {
@@ -140,7 +142,7 @@ impl Tail {
     /// A batch from the pending reply. Each one ends where it is safe to resume: a transaction of many entries is
     /// delivered entry by entry, and all but the last of its batches end at the position before it.
     async fn deliver(&mut self) -> Result<Batch> {
-        let (mut events, mut bad) = (Vec::new(), Vec::new());
+        let (mut events, mut bad) = (Vec::with_capacity(self.expected), Vec::new());
         let mut bytes = self.pending.as_ref().map_or(0, |pending| pending.reply.bytes);
         let began = self.place;
         while let Some(pending) = &mut self.pending {
@@ -181,6 +183,7 @@ impl Tail {
             }
         }
         let end = self.position();
+        self.expected = events.len().min(MOST_EVENTS);
         Ok(Batch { events, bad, head: self.head.max(end.time), end, bytes })
     }
 }
