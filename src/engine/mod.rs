@@ -7,6 +7,7 @@ mod backoff;
 mod bad;
 mod checkpoint;
 mod lane;
+mod pulse;
 mod reader;
 mod route;
 mod run;

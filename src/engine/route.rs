@@ -10,7 +10,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     bad::BadEvents,
     checkpoint::Saver,
     lane::{self, LaneShared},
+    pulse,
     reader::Reader,
     run::Run,
     status::RouteStatus,
@@ -142,6 +143,12 @@ impl Route {
             }
             reader.run(opened.position).await
         });
+        let _pulse = AbortOnDropHandle::new(tokio::spawn(pulse::run(
+            self.plan.name.clone(),
+            Arc::clone(sink),
+            tracker.clone(),
+            Arc::clone(&self.status),
+        )));
         let run = Run { route: self, tracker, committed, saver: opened.saver, lanes, reading, stop_reading };
         run.supervise().await
     }

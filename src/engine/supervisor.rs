@@ -10,6 +10,7 @@ use super::{
     backoff::Backoff,
     route::{Route, RouteEnd},
 };
+use crate::config::OnPositionLost;
 
 /// A route is given up after this many restarts for a bug ...
 const MOST_RESTARTS: usize = 5;
@@ -42,6 +43,10 @@ pub async fn keep_running(route: Route) -> Result<RouteEnd> {
             backoff.reset();
         }
         match failed.kind() {
+            // Opening the route again asks the policy, and finds the gap.
+            ErrorKind::PositionLost if route.plan.on_position_lost == OnPositionLost::FromNow => {
+                warn!(route = name, error = %failed, "the position is lost; starting the route again");
+            }
             ErrorKind::Transient => {
                 warn!(route = name, error = %failed, "starting the route again from its checkpoint");
             }

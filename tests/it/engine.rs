@@ -335,6 +335,40 @@ async fn from_now_goes_on_with_a_gap_event() {
     assert!(running.stop().await.failed.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_position_lost_while_running_is_a_gap_too() {
+    let mut b = Bench::new(Ordering::PerKey);
+    b.routes[0].on_position_lost = OnPositionLost::FromNow;
+    b.push(5);
+    let running = b.run();
+    b.sink.wait_len(5).await;
+    // The reader is overtaken: what it would read next is gone.
+    b.push(3);
+    b.log.truncate();
+    b.log.push_error(ErrorKind::PositionLost);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let after = b.log.push(sample::update("d.c", 1, doc! {"n": 1}));
+    while b.sink.ids().last() != Some(&after) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(running.stop().await.failed.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_sink_that_is_gone_is_seen_before_the_next_event() {
+    let b = Bench::new(Ordering::Total);
+    b.push(1);
+    let running = b.run();
+    b.sink.wait_len(1).await;
+    b.sink.fail_ping(Some(ErrorKind::Transient));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(running.view()["state"], "retrying");
+    b.sink.fail_ping(None);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(running.view()["state"], "running");
+    running.stop().await;
+}
+
 impl Running {
     async fn stop_after(self, sink: &MemorySink, events: usize) {
         sink.wait_len(events).await;

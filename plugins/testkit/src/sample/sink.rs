@@ -56,6 +56,7 @@ struct State {
     script: VecDeque<Outcome>,
     verdict: Option<Arc<Verdict>>,
     open_errors: VecDeque<ErrorKind>,
+    ping_error: Option<ErrorKind>,
     opens: usize,
     closes: usize,
 }
@@ -136,6 +137,11 @@ impl MemorySink {
     /// The next `open` fails. May be called several times, for as many failures.
     pub fn fail_open(&self, kind: ErrorKind) {
         self.state().open_errors.push_back(kind);
+    }
+
+    /// Every `ping` fails from now on, or works again.
+    pub fn fail_ping(&self, kind: Option<ErrorKind>) {
+        self.state().ping_error = kind;
     }
 
     /// Lets every `write` wait, before it delivers anything, until [`release`](MemorySink::release).
@@ -311,7 +317,10 @@ impl Sink for MemorySink {
     }
 
     async fn ping(&self) -> Result<()> {
-        Ok(())
+        match self.state().ping_error {
+            Some(kind) => Err(Error::new(kind, "the test wants no answer to a ping")),
+            None => Ok(()),
+        }
     }
 
     async fn close(&self) -> Result<()> {
