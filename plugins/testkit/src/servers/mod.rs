@@ -1,7 +1,7 @@
 //! Real servers for tests: MongoDB replica sets and Redis, started on free ports in temporary folders.
 //!
 //! The programs are fetched by `tests/servers/fetch.sh` when they are not there yet. A server is a child of the test
-//! process, and it and its folder are gone when that process ends, however it ends: see [`process`].
+//! process, and it and its folder are gone when that process ends, however it ends.
 //!
 //! Everything here panics when it cannot do what it is asked: a test that needs a server fails without it. None of it
 //! works under tokio's paused clock.
