@@ -222,7 +222,10 @@ async fn a_port_that_somebody_took_first_is_told_from_other_troubles() {
     let mut mongod = Process::new(&home, "mongod", "Waiting for connections");
     let program = fetch::program("mongod-6.0.5".into(), "mongod").await;
     let dir = format!("--dbpath={}", mongod.dir().display());
-    mongod.set_command(&program, [dir.clone(), format!("--port={port}"), "--bind_ip=127.0.0.1".into()]);
+    mongod.set_command(
+        &program,
+        [dir.clone(), format!("--port={port}"), "--bind_ip=127.0.0.1".into(), "--nounixsocket".into()],
+    );
     assert!(matches!(mongod.start().await, Err(StartError::PortTaken)));
     mongod.set_command(&program, [dir, "--no-such-option".into()]);
     assert!(matches!(mongod.start().await, Err(StartError::Other(why)) if why.contains("no-such-option")));
