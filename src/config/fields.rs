@@ -266,6 +266,15 @@ pub(super) fn read_text(report: &mut Report<'_>, value: &Spanned<DeValue<'_>>, s
     Some(Text { value: expanded, written: raw.to_string(), span: value.span() })
 }
 
+/// Tells of what is wrong with values whatever they are for: the options of a plugin whose type is not known.
+pub(super) fn check_unread(report: &mut Report<'_>, table: &DeTable<'_>) {
+    for (key, value) in table {
+        if key.get_ref() != "type" {
+            convert(report, value, true);
+        }
+    }
+}
+
 /// Any value, with the variables put in.
 fn convert(report: &mut Report<'_>, value: &Spanned<DeValue<'_>>, secret: bool) -> Option<Value> {
     Some(match value.get_ref() {

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Node,
-    fields::{check, did_you_mean, listing, read_text},
+    fields::{check, check_unread, did_you_mean, listing, read_text},
     report::{Report, Span},
     settings::{as_table, table},
 };
@@ -95,6 +95,7 @@ fn read_node<B: ?Sized>(
     let what = format!("{} `{name}`", section.what);
     let Some(kind) = options.get("type") else {
         report.hide_all_but_type(options);
+        check_unread(report, options);
         if !report.is_broken() {
             let help = listing(&format!("known {}", section.name), section.plugins.keys().copied());
             report.error(head, format!("{what} needs the key `type`"), Some(help));
@@ -103,6 +104,7 @@ fn read_node<B: ?Sized>(
     };
     let Some(text) = read_text(report, kind, false) else {
         report.hide_all_but_type(options);
+        check_unread(report, options);
         if !matches!(kind.get_ref(), DeValue::String(_)) {
             report.error(&kind.span(), "`type` must be a text in quotes", None);
         }
@@ -110,6 +112,7 @@ fn read_node<B: ?Sized>(
     };
     let Some(plugin) = section.plugins.get(text.value.as_str()) else {
         report.hide_all_but_type(options);
+        check_unread(report, options);
         let known = section.plugins.keys().copied();
         let (message, help) = match kind_of(registry, &text.value) {
             Some(other) => (

@@ -103,6 +103,8 @@ impl BadEvents {
                 loop {
                     let error = match sink.write(&letter, None).await {
                         Ok(mut written) => match written.failed.pop() {
+                            None if written.ignored > 0 => Error::operator("it has no use for dead letters")
+                                .hint("name another sink in `dead_letter`, such as one of type \"stdout\""),
                             None => break,
                             Some(failed) => failed.error,
                         },

@@ -51,7 +51,7 @@ pub fn measure(plan: &Plan, newest: Timestamp, sink: &str) -> Result<Run, Failur
         let _ = child.wait();
         return result;
     }
-    Command::new("kill").arg(child.id().to_string()).status()?;
+    Command::new("sh").arg("-c").arg(format!("kill {}", child.id())).status()?;
     let status = child.wait()?;
     if !status.success() {
         eprint!("{}", fs::read_to_string(&log)?);

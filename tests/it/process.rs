@@ -99,7 +99,8 @@ impl Oplogue {
     /// SIGTERM, and the exit status.
     pub fn terminate(&mut self) -> ExitStatus {
         let id = self.child.as_ref().expect("it runs").id();
-        let sent = Command::new("kill").arg("-TERM").arg(id.to_string()).status().expect("kill");
+        // The shell's own kill: a minimal Debian has no program of that name.
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {id}")).status().expect("a shell");
         assert!(sent.success());
         self.wait_exit()
     }

@@ -1,7 +1,7 @@
 //! MongoDB plugins: the `mongo-oplog` and `mongo-change-stream` sources and the `mongo` checkpoint store.
 //!
-//! They share the way to connect ([`client`]), the meaning of server errors ([`errors`]) and the identity of a
-//! deployment ([`identity`]), which every position carries so that the position of another deployment is refused.
+//! They share the way to connect (`client`), the meaning of server errors (`errors`) and the identity of a
+//! deployment (`identity`), which every position carries so that the position of another deployment is refused.
 
 mod change_stream;
 mod check;

@@ -175,8 +175,9 @@ async fn tap_ends_when_it_is_told() {
 }
 
 fn terminate(child: &tokio::process::Child) {
-    let pid = child.id().expect("it runs").to_string();
-    let status = std::process::Command::new("kill").arg(pid).stdout(Stdio::null()).status().unwrap();
+    let pid = child.id().expect("it runs");
+    let status =
+        std::process::Command::new("sh").arg("-c").arg(format!("kill {pid}")).stdout(Stdio::null()).status().unwrap();
     assert!(status.success());
 }
 
