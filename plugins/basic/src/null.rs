@@ -6,7 +6,7 @@ use std::sync::{
 use oplogue_api::{Event, Finding, Ordering, Position, Registry, Result, Sink, Written, async_trait};
 
 pub(crate) fn register(r: &mut Registry) {
-    r.sink("null", "discards events: for benchmarks and dry runs", &[], |context, options| {
+    r.sink("null", "Discards events, for benchmarks and dry runs", &[], |context, options| {
         options.parse::<Nothing>()?;
         Ok(Arc::new(Null { name: context.name.clone(), events: AtomicU64::new(0) }))
     });

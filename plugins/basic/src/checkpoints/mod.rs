@@ -24,7 +24,7 @@ const FIELDS: &[Field] =
     &[Field::new("dir", FieldType::String, "The folder of the files; the folder of `[state]` when absent")];
 
 pub(crate) fn register(r: &mut Registry) {
-    r.store("file", "keeps checkpoints in files, one a route", FIELDS, |context, options| {
+    r.store("file", "Keeps checkpoints in files, one a route", FIELDS, |context, options| {
         let options: StoreOptions = options.parse()?;
         let dir = options.dir.unwrap_or_else(|| context.state_dir.clone());
         if dir.as_os_str().is_empty() {

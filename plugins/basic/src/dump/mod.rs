@@ -26,7 +26,7 @@ const FIELDS: &[Field] = &[
 ];
 
 pub(crate) fn register(r: &mut Registry) {
-    r.source("bson-dump", "replays a dump of an oplog", FIELDS, |_, options| {
+    r.source("bson-dump", "Replays a dump of an oplog: bson of mongodump, plain or gzip", FIELDS, |_, options| {
         let options: DumpOptions = options.parse()?;
         if options.path.as_os_str().is_empty() {
             return Err(Error::option("path", "the path of the dump is empty")

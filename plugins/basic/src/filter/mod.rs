@@ -30,7 +30,7 @@ const FIELDS: &[Field] = &[
 ];
 
 pub(crate) fn register(r: &mut Registry) {
-    r.transform("filter", "lets events of some namespaces and operations pass", FIELDS, |_, options| {
+    r.transform("filter", "Lets through the events of some namespaces and operations", FIELDS, |_, options| {
         let options: FilterOptions = options.parse()?;
         Ok(Box::new(Filter::new(options.namespaces.as_deref(), options.operations.as_deref())?))
     });

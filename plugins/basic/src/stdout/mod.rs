@@ -31,7 +31,7 @@ const FIELDS: &[Field] = &[Field::new(
 .default("\"json\"")];
 
 pub(crate) fn register(r: &mut Registry) {
-    r.sink("stdout", "prints events to the standard output", FIELDS, |context, options| {
+    r.sink("stdout", "Prints events to the standard output, as JSON or for people", FIELDS, |context, options| {
         let options: StdoutOptions = options.parse()?;
         let format = match options.format {
             Word::Json => Format::Json,

@@ -44,7 +44,7 @@ const RACE: Duration = Duration::from_millis(250);
 pub(crate) fn register(r: &mut Registry) {
     r.source(
         "mongo-change-stream",
-        "Changes of a MongoDB collection, database or deployment, from a change stream",
+        "Reads a change stream of a MongoDB collection, database or deployment",
         options::FIELDS,
         |_context, options| Ok(Box::new(ChangeStream::new(Settings::new(options)?))),
     );
