@@ -41,6 +41,27 @@ impl Saver {
         claimed
     }
 
+    /// Stores where a route without a checkpoint begins. On return the store holds `start` or, where the store is shared with
+    /// a twin of this route, the place where the twin has begun: see [`Saver::saved`].
+    ///
+    /// A twin that was first is followed although its place is earlier: it already delivers from there, and a later place
+    /// would count what lies between as delivered by somebody (I1).
+    ///
+    /// # Errors
+    /// Those of [`Saver::save`].
+    pub async fn begin(&mut self, start: &Position) -> Result<()> {
+        let first = Checkpoint { position: start.clone(), generation: self.generation + 1 };
+        if self.saved.is_some() || !self.store.is_shared() {
+            return self.save(start).await;
+        }
+        let stored = match self.store.save(&self.route, &first).await? {
+            Saved::Stored => first,
+            Saved::Superseded(other) => other,
+        };
+        self.accept(stored);
+        Ok(())
+    }
+
     /// Stores `mark` unless it is stored already. On return the store holds `mark` or, where the store is shared with a
     /// twin of this route, a position that the twin has put there: see [`Saver::saved`].
     ///
@@ -90,5 +111,42 @@ impl Saver {
         self.generation = stored.generation;
         self.saved = Some(stored.position);
         self.tried = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{Timestamp, rawdoc};
+    use oplogue_testkit::sample::MemoryStore;
+
+    fn at(n: u32) -> Position {
+        Position { token: rawdoc! {"n": n as i32}.into(), time: Timestamp { time: n, increment: 0 } }
+    }
+
+    #[tokio::test]
+    async fn of_two_twins_that_start_together_the_second_begins_where_the_first_did() {
+        for (first, second) in [(5, 9), (9, 5)] {
+            let store = MemoryStore::shared();
+            let shared: Arc<dyn CheckpointStore> = Arc::new(store.clone());
+            let mut one = Saver::load(Arc::clone(&shared), "r").await.unwrap();
+            let mut two = Saver::load(shared, "r").await.unwrap();
+            one.begin(&at(first)).await.unwrap();
+            two.begin(&at(second)).await.unwrap();
+            assert_eq!([one.saved(), two.saved()], [Some(&at(first)); 2]);
+            assert_eq!(store.get("r").unwrap().position, at(first));
+            two.save(&at(10)).await.unwrap();
+            one.save(&at(8)).await.unwrap();
+            assert_eq!(store.get("r").unwrap().position, at(10), "the furthest is kept");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_of_one_writer_refuses_the_second_to_begin() {
+        let store: Arc<dyn CheckpointStore> = Arc::new(MemoryStore::new());
+        let mut one = Saver::load(Arc::clone(&store), "r").await.unwrap();
+        let mut two = Saver::load(store, "r").await.unwrap();
+        one.begin(&at(1)).await.unwrap();
+        assert_eq!(two.begin(&at(2)).await.unwrap_err().kind(), oplogue_api::ErrorKind::Operator);
     }
 }

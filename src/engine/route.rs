@@ -168,7 +168,7 @@ impl Route {
             info!(route = self.plan.name, checkpoint = place, "no checkpoint yet; starting where `start` says");
             let position = self.open_source(&mut source, None).await?;
             // Durable before anything is read, so that neither a crash nor a twin of this route begins elsewhere.
-            self.save_patiently(&mut saver, &position).await?;
+            self.begin_patiently(&mut saver, &position).await?;
             if saver.saved() != Some(&position) {
                 // A twin was first: begin where it began.
                 let twin = saver.saved().cloned().unwrap_or(position);
@@ -231,10 +231,10 @@ impl Route {
         }
     }
 
-    async fn save_patiently(&self, saver: &mut Saver, position: &Position) -> Result<()> {
+    async fn begin_patiently(&self, saver: &mut Saver, position: &Position) -> Result<()> {
         let mut backoff = Backoff::new();
         loop {
-            match saver.save(position).await {
+            match saver.begin(position).await {
                 Ok(()) => return Ok(()),
                 Err(e) => self.wait(Place::Checkpoint, e, &mut backoff).await?,
             }
