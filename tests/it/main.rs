@@ -10,4 +10,5 @@ mod outage;
 mod process;
 mod subscriber;
 mod support;
+mod twins;
 mod writer;

@@ -88,6 +88,18 @@ impl Oplogue {
         self.child.as_mut().and_then(|c| c.try_wait().expect("the child can be waited for"))
     }
 
+    /// The process id, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        // The shell's own kill: a minimal Debian has no program of that name.
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status().expect("a shell");
+        assert!(sent.success());
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -98,10 +110,7 @@ impl Oplogue {
 
     /// SIGTERM, and the exit status.
     pub fn terminate(&mut self) -> ExitStatus {
-        let id = self.child.as_ref().expect("it runs").id();
-        // The shell's own kill: a minimal Debian has no program of that name.
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {id}")).status().expect("a shell");
-        assert!(sent.success());
+        self.signal("TERM");
         self.wait_exit()
     }
 
