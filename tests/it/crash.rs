@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use oplogue_testkit::{servers, unique};
+use oplogue_testkit::{proxy::Proxy, servers, unique};
 
 use crate::{
     process::Oplogue,
@@ -148,4 +148,53 @@ async fn oplog_to_redis_survives_kill_9_without_a_repeat() {
 #[tokio::test(flavor = "multi_thread")]
 async fn change_stream_to_redis_survives_kill_9_without_a_repeat() {
     killed_publishing_to_redis("mongo-change-stream").await;
+}
+
+/// What was read but is still on its way to a sink that hangs is not behind the checkpoint, which others keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_the_sink_hangs() {
+    let db = unique("crash");
+    let mongo = servers::mongo().await;
+    let redis = servers::redis().await;
+    let proxy = Proxy::start(redis.addr()).await;
+    let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
+    let mut oplogue = Oplogue::new(&format!(
+        r#"
+        {}
+        [transforms.mine]
+        type = "filter"
+        namespaces = ["{db}.c"]
+        operations = ["update", "replace"]
+        [sinks.meteor]
+        type = "redis-oplog"
+        url = "{}"
+        metadata_prefix = "{db}::"
+        [[routes]]
+        name = "publish"
+        from = ["a"]
+        via = ["mine"]
+        to = ["meteor"]
+        checkpoint = "file"
+        [engine]
+        checkpoint_interval = "100ms"
+        "#,
+        source("mongo-oplog", &mongo.uri()),
+        redis.url_at(&proxy.addr())
+    ));
+    oplogue.start();
+    let writer = Writer::start(mongo.client().await, &db).await;
+    for _ in 0..3 {
+        writer.write_more(30).await;
+        proxy.stall();
+        writer.write_more(30).await;
+        // Read but not delivered for longer than ten checkpoints are apart.
+        oplogue.wait("behind", |o| o.metric("oplogue_lag_seconds{route=\"publish\"}").is_some_and(|lag| lag > 1.0));
+        oplogue.kill();
+        proxy.resume();
+        oplogue.start();
+    }
+    let written = writer.finish().await.acknowledged;
+    oplogue.wait("caught up", |_| subscriber.count() >= written.len());
+    assert!(oplogue.terminate().success());
+    assert_eq!(numbers(&subscriber.messages()), written);
 }
