@@ -4,12 +4,12 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use oplogue_api::Registry;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{DONE, FAILED, MISUSED, file, output, runtime};
 use crate::{
     config::Plan,
-    engine::Engine,
+    engine::{Engine, status::RouteState},
     telemetry::{Telemetry, http::HttpThread, log},
 };
 
@@ -45,12 +45,16 @@ async fn supervise(plan: Plan) -> u8 {
         Err(e) => return file::failed(&e),
     };
     info!(version = env!("CARGO_PKG_VERSION"), routes, http = listen.map(tracing::field::display), "oplogue starts");
+    tokio::spawn(stop.clone().run_until_cancelled_owned(announce(Arc::clone(&telemetry))));
     tokio::spawn(async move {
         asked_to_stop().await;
-        info!(grace_seconds = grace.as_secs_f64(), "stopping; a second signal ends the process at once");
+        info!(
+            grace_seconds = grace.as_secs_f64(),
+            "told to stop: delivering what was read; a second signal ends the process at once"
+        );
         stop.cancel();
         asked_to_stop().await;
-        error!("ended at once: what was not delivered comes again at the next start");
+        error!("ended at once, as told twice: what was not delivered comes again at the next start");
         std::process::exit(i32::from(FAILED));
     });
     let outcome = tokio::select! {
@@ -59,12 +63,35 @@ async fn supervise(plan: Plan) -> u8 {
         never = telemetry.keep_beating() => match never {},
     };
     if outcome.failed.is_empty() {
+        info!("oplogue has ended");
         return DONE;
     }
     // Why each of them failed was logged when it did.
     let failed: Vec<_> = outcome.failed.iter().map(|(route, _)| route.as_str()).collect();
     error!("{} of {routes} routes failed: {}", failed.len(), failed.join(", "));
     FAILED
+}
+
+/// Says once that the routes run: when none of them is still on its way.
+async fn announce(telemetry: Arc<Telemetry>) {
+    loop {
+        let states: Vec<_> = telemetry.routes.iter().map(|route| (route.name(), route.state())).collect();
+        if !states.iter().any(|(_, state)| matches!(state, RouteState::Starting | RouteState::Retrying)) {
+            let stopped: Vec<_> =
+                states.iter().filter(|(_, state)| *state == RouteState::Stopped).map(|(name, _)| *name).collect();
+            let all = states.len();
+            if stopped.is_empty() {
+                info!(
+                    "ready: {}",
+                    if all == 1 { "the route is running".into() } else { format!("all {all} routes are running") }
+                );
+            } else if stopped.len() < all {
+                warn!("{} of {all} routes are running, without {}", all - stopped.len(), stopped.join(", "));
+            }
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Returns at SIGINT or SIGTERM.

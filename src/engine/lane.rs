@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use oplogue_api::{Error, ErrorKind, Event, Position, Result, Sink};
 use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     backoff::Backoff,
@@ -133,7 +133,7 @@ impl LaneShared {
             self.metrics.retry(Place::Sink, error.kind());
             self.status.retrying(Place::Sink, &error);
             if backoff.tries() == 0 {
-                warn!(route = self.route, error = %error, "the sink failed; trying again until it works");
+                warn!(route = self.route, error = %error, "the sink failed; trying again for as long as it takes");
             }
             tokio::time::sleep(backoff.next_wait()).await;
             match self.sink.open().await {
@@ -144,7 +144,7 @@ impl LaneShared {
         }
         if backoff.tries() > 0 {
             self.status.recovered(Place::Sink);
-            warn!(route = self.route, tries = backoff.tries(), "the sink works again");
+            info!(route = self.route, tries = backoff.tries(), "the sink works again");
         }
         Ok(())
     }

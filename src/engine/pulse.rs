@@ -33,7 +33,7 @@ pub async fn run(route: String, sink: Arc<dyn Sink>, tracker: Tracker, status: A
             Ok(()) => {}
             Err(e) => {
                 if !silent {
-                    warn!(route, error = %e, "the idle sink does not answer");
+                    warn!(route, error = %e, "the sink does not answer, though there is nothing to deliver; asking again");
                 }
                 status.retrying(Place::Sink, &e);
                 silent = true;

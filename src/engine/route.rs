@@ -21,7 +21,7 @@ use super::{
     pulse,
     reader::Reader,
     run::Run,
-    status::RouteStatus,
+    status::{ClusterTime, RouteStatus},
     tracker::Tracker,
     window::Window,
 };
@@ -133,9 +133,9 @@ impl Route {
         self.status.started(&opened.position);
         info!(
             route = self.plan.name,
-            time = opened.position.time.time,
-            increment = opened.position.time.increment,
-            "running from this cluster time"
+            from = %ClusterTime(opened.position.time).utc(),
+            cluster_time = %ClusterTime(opened.position.time),
+            "running"
         );
         let reading = tokio::spawn(async move {
             if let Some(gap) = opened.gap {
@@ -165,7 +165,11 @@ impl Route {
         let mut saver = self.patiently(Place::Checkpoint, || Saver::load(Arc::clone(&store), &self.plan.name)).await?;
         let mut source = self.plan.source.build(&Context { name: self.plan.source.name.clone(), ..context.clone() })?;
         let Some(saved) = saver.saved().cloned() else {
-            info!(route = self.plan.name, checkpoint = place, "no checkpoint yet; starting where `start` says");
+            info!(
+                route = self.plan.name,
+                checkpoint = place,
+                "no checkpoint yet: beginning where `start` of the source says"
+            );
             let position = self.open_source(&mut source, None).await?;
             // Durable before anything is read, so that neither a crash nor a twin of this route begins elsewhere.
             self.begin_patiently(&mut saver, &position).await?;
@@ -187,10 +191,10 @@ impl Route {
                 // I4: seen in the log, the metrics and by the sink.
                 error!(
                     route = self.plan.name,
-                    from = saved.time.time,
-                    to = position.time.time,
+                    from = %ClusterTime(saved.time).utc(),
+                    to = %ClusterTime(position.time).utc(),
                     error = %e,
-                    "the position is lost; going on from now, and what lies between is missing"
+                    "the position is lost: going on from now, as on_position_lost says. Events between these times are missing"
                 );
                 self.metrics.gap();
                 let gap = gap_batch(saved.time, &position, &e);
@@ -262,7 +266,7 @@ impl Route {
             return Err(error);
         }
         if backoff.tries() == 0 {
-            warn!(route = self.plan.name, place = place.name(), error = %error, "not reached yet; trying again");
+            warn!(route = self.plan.name, place = place.name(), error = %error, "out of reach; trying again for as long as it takes");
         }
         self.metrics.retry(place, error.kind());
         self.status.retrying(place, &error);

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use oplogue_api::{Error, Position, bson::Timestamp};
+use oplogue_api::{
+    Error, Position,
+    bson::{self, Timestamp},
+};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -352,6 +355,14 @@ pub struct RouteView {
 /// A cluster time, written `seconds.increment`, as event ids begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterTime(pub Timestamp);
+
+impl ClusterTime {
+    /// The same for people, in UTC and whole seconds: `2026-11-21T10:00:00Z`.
+    pub fn utc(self) -> String {
+        let time = bson::DateTime::from_millis(i64::from(self.0.time) * 1000);
+        time.try_to_rfc3339_string().unwrap_or_else(|_| self.to_string())
+    }
+}
 
 impl fmt::Display for ClusterTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

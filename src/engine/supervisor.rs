@@ -30,7 +30,7 @@ pub async fn keep_running(route: Route) -> Result<RouteEnd> {
         let started = Instant::now();
         let failed = match route.run().await {
             Ok(end) => {
-                info!(route = name, "{}", if end == RouteEnd::Finished { "finished" } else { "stopped" });
+                info!(route = name, "{}", if end == RouteEnd::Finished { "finished" } else { "stopped, as told" });
                 route.status.finished();
                 return Ok(end);
             }
@@ -83,8 +83,8 @@ fn stop(route: &Route, e: Error) -> Error {
         route = route.plan.name,
         error = %e,
         kind = e.kind().name(),
-        hint = e.get_hint().unwrap_or("none"),
-        "the route has stopped"
+        hint = e.get_hint(),
+        "the route has stopped, and stays so until oplogue is started again"
     );
     route.status.stopped(&e);
     e
