@@ -11,7 +11,9 @@ pub fn hash_key(key: &RawDocument) -> u64 {
     h.finish()
 }
 
-/// Whether two document keys name the same document, by `_id` like [`hash_key`].
+/// Whether two document keys name the same document, by `_id` like [`hash_key`]. Decimals that differ only beyond the
+/// precision of a double are taken for the same: a sink that keeps their order does no harm, but one that leaves out
+/// duplicates must not go by this.
 pub fn same_key(a: &RawDocument, b: &RawDocument) -> bool {
     a.as_bytes() == b.as_bytes() || canonical(a) == canonical(b)
 }
@@ -24,10 +26,14 @@ fn canonical(key: &RawDocument) -> Vec<u8> {
 
 fn hash_id(key: &RawDocument, h: &mut impl Hasher) {
     match key.get("_id") {
-        Ok(Some(id)) => hash_value(id, h),
-        _ => hash_doc(key, h),
+        Ok(Some(id)) => hash_value(id, 0, h),
+        _ => hash_doc(key, 0, h),
     }
 }
+
+/// No server sends a key nested deeper; a damaged or hostile dump may, and following it would overflow the stack. Below,
+/// the bytes count as they are.
+const DEEPEST: usize = 250;
 
 struct Collect(Vec<u8>);
 impl Hasher for Collect {
@@ -39,7 +45,10 @@ impl Hasher for Collect {
     }
 }
 
-fn hash_doc(doc: &RawDocument, h: &mut impl Hasher) {
+fn hash_doc(doc: &RawDocument, depth: usize, h: &mut impl Hasher) {
+    if depth > DEEPEST {
+        return h.write(doc.as_bytes());
+    }
     for element in doc.iter_elements() {
         let Ok(element) = element else {
             // Damaged bytes: still the same hash for the same bytes.
@@ -47,14 +56,14 @@ fn hash_doc(doc: &RawDocument, h: &mut impl Hasher) {
         };
         element.key().as_str().hash(h);
         match element.value() {
-            Ok(value) => hash_value(value, h),
+            Ok(value) => hash_value(value, depth, h),
             Err(_) => return h.write(doc.as_bytes()),
         }
     }
     h.write_u8(0xff);
 }
 
-fn hash_value(value: RawBsonRef<'_>, h: &mut impl Hasher) {
+fn hash_value(value: RawBsonRef<'_>, depth: usize, h: &mut impl Hasher) {
     match value {
         RawBsonRef::Int32(n) => hash_integer(i64::from(n), h),
         RawBsonRef::Int64(n) => hash_integer(n, h),
@@ -72,7 +81,7 @@ fn hash_value(value: RawBsonRef<'_>, h: &mut impl Hasher) {
             match text.parse::<i64>() {
                 Ok(n) => hash_integer(n, h),
                 Err(_) => match text.parse::<f64>() {
-                    Ok(f) => hash_value(RawBsonRef::Double(f), h),
+                    Ok(f) => hash_value(RawBsonRef::Double(f), depth, h),
                     Err(_) => text.hash(h),
                 },
             }
@@ -83,12 +92,12 @@ fn hash_value(value: RawBsonRef<'_>, h: &mut impl Hasher) {
         }
         RawBsonRef::Document(d) => {
             h.write_u8(5);
-            hash_doc(d, h);
+            hash_doc(d, depth + 1, h);
         }
         RawBsonRef::Array(a) => {
             h.write_u8(6);
             match RawDocument::from_bytes(a.as_bytes()) {
-                Ok(d) => hash_doc(d, h),
+                Ok(d) => hash_doc(d, depth + 1, h),
                 Err(_) => h.write(a.as_bytes()),
             }
         }
@@ -126,7 +135,7 @@ fn hash_value(value: RawBsonRef<'_>, h: &mut impl Hasher) {
         RawBsonRef::JavaScriptCodeWithScope(c) => {
             h.write_u8(17);
             c.code.hash(h);
-            hash_doc(c.scope, h);
+            hash_doc(c.scope, depth + 1, h);
         }
         RawBsonRef::DbPointer(_) => h.write_u8(18),
     }
@@ -192,5 +201,28 @@ mod tests {
                 assert_ne!(hash_key(a), hash_key(b), "{a:?} {b:?}");
             }
         }
+    }
+    /// The key of a document of so many levels, with `innermost` in the middle.
+    fn nested(levels: usize, innermost: i32) -> RawDocumentBuf {
+        let innermost = RawDocumentBuf::try_from(&doc! {"": innermost}).unwrap().into_bytes();
+        // From the outside in: putting one document into the next would take a square of the time.
+        let mut bytes = Vec::new();
+        for level in (1..=levels).rev() {
+            let length = i32::try_from(level * 7 + innermost.len()).unwrap();
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(&[3, 0]);
+        }
+        bytes.extend_from_slice(&innermost);
+        bytes.resize(bytes.len() + levels, 0);
+        let mut key = RawDocumentBuf::new();
+        key.append(bson::raw::cstr!("_id"), RawDocumentBuf::from_bytes(bytes).unwrap());
+        key
+    }
+
+    #[test]
+    fn a_key_nested_without_end_does_not_overflow_the_stack() {
+        let key = nested(1_000_000, 1);
+        assert_eq!(hash_key(&key), hash_key(&key.clone()));
+        assert!(!same_key(&key, &nested(1_000_000, 2)));
     }
 }
