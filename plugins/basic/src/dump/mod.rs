@@ -117,18 +117,15 @@ impl Source for BsonDump {
             }));
         }
         let State::Reading(reading) = &mut self.state else {
-            return Err(Error::bug("the dump was read before it was opened"));
+            return Err(Error::bug("the dump was read without being open"));
         };
-        match reading.await {
-            Ok((replay, batch)) => {
-                self.state = State::Idle(replay);
-                batch
-            }
-            Err(e) => {
-                self.state = State::Closed;
-                Err(failed(e))
-            }
-        }
+        let read = reading.await;
+        // S15: what failed half-way is not gone on with, but opened again at a position.
+        self.state = State::Closed;
+        let (replay, batch) = read.map_err(failed)?;
+        let batch = batch?;
+        self.state = State::Idle(replay);
+        Ok(batch)
     }
 
     async fn check(&mut self) -> Vec<Finding> {

@@ -24,7 +24,7 @@ pub(super) enum From {
     End,
 }
 
-/// A dump as it is replayed. Blocks while it reads.
+/// A dump as it is replayed. Blocks while it reads. Of no more use after an error.
 pub(super) struct Replay {
     entries: Entries,
     batch_size: usize,
@@ -127,10 +127,9 @@ impl Replay {
             self.queue = chunk.entries.into();
             self.damage = chunk.damage;
         }
-        match (self.queue.pop_front(), &self.damage) {
-            (Some(entry), _) => Ok(Some(entry)),
-            (None, Some(damage)) => Err(again(damage)),
-            (None, None) => Ok(None),
+        match self.queue.pop_front() {
+            Some(entry) => Ok(Some(entry)),
+            None => self.damage.take().map_or(Ok(None), Err),
         }
     }
 
@@ -199,15 +198,6 @@ impl Replay {
     fn empty(&self) -> Batch {
         Batch { events: Vec::new(), bad: Vec::new(), end: self.position(), head: self.place.ts, bytes: 0 }
     }
-}
-
-/// The same error, for another call of `next`.
-fn again(e: &Error) -> Error {
-    let mut copy = Error::new(e.kind(), e.to_string());
-    if let Some(hint) = e.get_hint() {
-        copy = copy.hint(hint);
-    }
-    copy
 }
 
 /// The fingerprint and the time of the first entry; an empty one and zero in an empty file.
