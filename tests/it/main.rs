@@ -1,5 +1,6 @@
 //! The router against real servers, one binary for all of it.
 
+mod backlog;
 mod bad_input;
 mod cli;
 mod config;

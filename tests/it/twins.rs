@@ -55,6 +55,7 @@ async fn assert_exact(subscriber: &Subscriber, twins: &mut [Twin; 2], written: &
     assert!(written.uncertain.is_empty());
     twins[0].oplogue.wait("caught up", |_| subscriber.count() >= written.acknowledged.len());
     for twin in twins.iter_mut() {
+        twin.wait_until_ready();
         assert!(twin.oplogue.terminate().success());
     }
     // A repeat that comes late is seen, too: both have ended, and what Redis still had to send has arrived.
