@@ -9,7 +9,7 @@ use std::{
 use oplogue_testkit::{proxy::Proxy, servers, unique};
 
 use crate::{
-    process::Oplogue,
+    process::{Oplogue, cluster_time},
     subscriber::Subscriber,
     support::{Chance, source},
     writer::{KEYS, Writer, number, numbers},
@@ -17,19 +17,30 @@ use crate::{
 
 const KILLS: usize = 6;
 
+/// What stood at a kill.
+struct Kill {
+    /// Complete events on stdout.
+    events: usize,
+    /// The checkpoint in the state folder, as cluster time.
+    checkpoint: Option<(u64, u64)>,
+}
+
 /// Kills and restarts the process at random points while the writer writes.
-async fn torment(oplogue: &mut Oplogue, chance: &mut Chance) {
+async fn torment(oplogue: &mut Oplogue, chance: &mut Chance) -> Vec<Kill> {
+    let mut kills = Vec::new();
     for round in 0..KILLS {
         // Now and then before it has even come up.
         let wait = Duration::from_millis(chance.below(if round % 3 == 2 { 150 } else { 1500 }));
         tokio::time::sleep(wait).await;
         oplogue.kill();
+        kills.push(Kill { events: oplogue.events().len(), checkpoint: oplogue.checkpoint() });
         if round % 2 == 0 {
             oplogue.start();
         } else {
             oplogue.spawn();
         }
     }
+    kills
 }
 
 async fn killed_writing_to_a_file(kind: &str) {
@@ -55,7 +66,7 @@ async fn killed_writing_to_a_file(kind: &str) {
     ));
     oplogue.start();
     let writer = Writer::start(servers::mongo().await.client().await, &db).await;
-    torment(&mut oplogue, &mut chance).await;
+    let kills = torment(&mut oplogue, &mut chance).await;
     let written = writer.finish().await.acknowledged;
     assert!(written.len() > 20, "the writer wrote {}", written.len());
     oplogue.wait("caught up", |o| {
@@ -76,6 +87,13 @@ async fn killed_writing_to_a_file(kind: &str) {
     }
     // A repeat begins at one place, and shows on each key at the most once a restart.
     assert!(backward <= KILLS * KEYS as usize, "{backward} steps back by {KILLS} kills, seed {}", chance.seed());
+    // Repeats are bounded by the checkpoint: what came back after a kill lies behind it.
+    assert!(kills.iter().any(|k| k.checkpoint.is_some()), "checkpoints were saved");
+    for (kill, next) in kills.iter().zip(kills.iter().skip(1).map(|k| k.events).chain([events.len()])) {
+        for event in &events[kill.events..next] {
+            assert!(Some(cluster_time(&event["time"])) > kill.checkpoint, "seed {}", chance.seed());
+        }
+    }
     // In the order of first sight nothing overtakes, per key.
     let mut seen: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
     for event in &events {

@@ -145,6 +145,14 @@ impl Oplogue {
         body.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
+    /// The cluster time of the one checkpoint in the state folder.
+    pub fn checkpoint(&self) -> Option<(u64, u64)> {
+        let files = std::fs::read_dir(self.dir.path().join("state")).ok()?;
+        let file = files.flatten().find(|f| f.file_name().to_string_lossy().ends_with(".checkpoint.json"))?;
+        let checkpoint: Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
+        Some(cluster_time(&checkpoint["time"]))
+    }
+
     /// The complete lines on stdout, as JSON.
     pub fn events(&self) -> Vec<Value> {
         read_events(&self.stdout())
@@ -170,6 +178,12 @@ pub fn read_events(path: &Path) -> Vec<Value> {
         .filter(|line| !line.is_empty())
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect()
+}
+
+/// `{"$timestamp": {"t": …, "i": …}}` as something to compare.
+pub fn cluster_time(value: &Value) -> (u64, u64) {
+    let part = |name: &str| value["$timestamp"][name].as_u64().expect("a timestamp");
+    (part("t"), part("i"))
 }
 
 fn free_port() -> SocketAddr {
