@@ -1,7 +1,10 @@
 //! `[[routes]]`: each table comes to one route for every pair of a source and a sink.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use oplogue_api::{Error, Field, FieldType, Options, Registry, SinkBuild, SourceBuild, StoreBuild, TransformBuild};
 use toml::de::{DeTable, DeValue};
@@ -38,8 +41,8 @@ pub(super) static ROUTE: [Field; 10] = [
     Field::new("lanes", FieldType::Integer, "How many lanes write to the sink at the same time, 1 to 64.").default("4"),
 ];
 
-/// Less than this could not hold the events of one small reply.
-const LEAST_IN_FLIGHT: u64 = 64 << 10;
+/// Less could not hold the events of one small reply, and more is not counted by the byte window.
+const IN_FLIGHT: RangeInclusive<u64> = 64 << 10..=4 << 30;
 
 /// All that routes refer to.
 pub(super) struct Parts<'r> {
@@ -201,9 +204,9 @@ impl Shared<'_> {
 fn limits(report: &mut Report<'_>, checked: &Checked) {
     between(report, checked, "lanes", 1, 64);
     if let Some(span) = checked.span("max_in_flight")
-        && checked.size("max_in_flight") < LEAST_IN_FLIGHT
+        && !IN_FLIGHT.contains(&checked.size("max_in_flight"))
     {
-        report.error(span, "`max_in_flight` must be at least 64KiB", None);
+        report.error(span, "`max_in_flight` must be from 64KiB to 4GiB", None);
     }
 }
 

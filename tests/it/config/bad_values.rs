@@ -149,6 +149,11 @@ type = "print"
 type = "db"
 uri = "${DB}"
 batch = 99999999999999999999
+
+[[routes]]
+from = ["big"]
+to = ["b"]
+max_in_flight = "5GiB"
 "#
         ),
         r#"
@@ -158,7 +163,7 @@ error: `lanes` must be from 1 to 64
 10 | lanes = 65
    |         ^^
 
-error: `max_in_flight` must be at least 64KiB
+error: `max_in_flight` must be from 64KiB to 4GiB
   --> test.toml:11:17
    |
 11 | max_in_flight = "1KiB"
@@ -224,7 +229,13 @@ error: this number is too large
    |         ^^^^^^^^^^^^^^^^^^^^
    = help: the largest is 9223372036854775807
 
-test.toml: 11 errors
+error: `max_in_flight` must be from 64KiB to 4GiB
+  --> test.toml:39:17
+   |
+39 | max_in_flight = "5GiB"
+   |                 ^^^^^^
+
+test.toml: 12 errors
 "#,
     );
 }

@@ -1,5 +1,8 @@
 //! The configurations that people copy: the example, the documentation, and what `oplogue plugins TYPE` prints.
 
+#[path = "../../../fuzz/checks/config.rs"]
+mod fuzzed;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -143,5 +146,15 @@ fn the_defaults_of_all_plugins_are_what_they_say() {
             .map(|d| &d.message)
             .collect();
         assert!(wrong.is_empty(), "{wrong:#?}\n{text}");
+    }
+}
+
+/// What the fuzzer keeps is read in every run of the tests, without the nightly compiler that the fuzzer needs.
+#[test]
+fn texts_of_the_corpus_come_to_a_plan_or_to_errors_that_tell_no_secret() {
+    let files: Vec<_> = fs::read_dir(root().join("fuzz/corpus/config")).unwrap().map(|f| f.unwrap().path()).collect();
+    assert!(files.len() >= 10, "{}", files.len());
+    for file in files {
+        fuzzed::check(&fs::read_to_string(file).unwrap());
     }
 }
