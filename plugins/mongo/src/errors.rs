@@ -41,6 +41,9 @@ pub(crate) fn code(e: &MongoError) -> Option<i32> {
     }
 }
 
+/// What to do when events since the checkpoint are no longer there.
+pub(crate) const HISTORY_GONE: &str = "events since the checkpoint are lost to this route: bring the destination up to date by other means, then `oplogue position set FILE ROUTE --now`; a larger oplog (replSetResizeOplog) keeps it from happening again";
+
 /// The error as the engine needs it: kind, message without document contents, hint.
 pub(crate) fn classify(e: MongoError, phase: Phase) -> Error {
     if let Some(code) = code(&e) {
@@ -48,9 +51,10 @@ pub(crate) fn classify(e: MongoError, phase: Phase) -> Error {
     }
     let doing = phase.doing();
     match e.kind.as_ref() {
-        // The text names hosts and states, nothing else.
-        ErrorKind::ServerSelection { message, .. } => Error::transient(format!("no MongoDB server {doing}: {message}"))
-            .hint("check that the servers of the URI run, can be reached from here, and have a primary"),
+        ErrorKind::ServerSelection { message, .. } => {
+            Error::transient(format!("no MongoDB server {doing}: {}", seen_of(message)))
+                .hint("check that the servers of the URI run, can be reached from here, and have a primary")
+        }
         ErrorKind::Io(io) => Error::transient(format!("connection to MongoDB lost {doing}: {io}")),
         ErrorKind::ConnectionPoolCleared { .. } => Error::transient(format!("connection to MongoDB lost {doing}")),
         ErrorKind::DnsResolve { .. } => Error::transient(format!("name resolution failed {doing}")),
@@ -68,6 +72,25 @@ pub(crate) fn classify(e: MongoError, phase: Phase) -> Error {
         // Everything else is made by the driver from what it was given: a fault here, not at the server.
         _ => Error::bug(format!("the MongoDB driver refused a call {doing}")),
     }
+}
+
+/// The driver's text about its choice of a server, without what only its authors can use: which hosts there are, and what is
+/// wrong with each. It names hosts and states, nothing else.
+fn seen_of(message: &str) -> String {
+    let (verdict, topology) = message.split_once(" Topology:").unwrap_or((message, ""));
+    let hosts: Vec<_> = topology
+        .split("Address: ")
+        .skip(1)
+        .map(|server| {
+            let (address, rest) = server.split_once(',').unwrap_or((server, ""));
+            let state = match rest.split_once("Error: ") {
+                Some((_, error)) => error.trim_start_matches("Kind: ").split(", labels:").next(),
+                None => rest.split_once("Type: ").and_then(|(_, state)| state.split([',', ' ']).next()),
+            };
+            format!("{address}: {}", state.unwrap_or("unknown").trim())
+        })
+        .collect();
+    if hosts.is_empty() { verdict.to_owned() } else { hosts.join("; ") }
 }
 
 const STANDALONE: &str = "start mongod with --replSet NAME and run rs.initiate() once; a set of one member is enough";
@@ -91,7 +114,7 @@ fn meaning(code: i32, e: &MongoError, phase: Phase) -> Option<Error> {
     Some(match code {
         // History is gone, in any phase; 280 also when the token is not found, 464 when its shard was removed.
         286 | 280 | 464 => Error::position_lost(what("the place to resume from is no longer in the oplog"))
-            .hint("events since the checkpoint are lost to this route; enlarge the oplog (replSetResizeOplog) or keep stops shorter, then set on_position_lost, or reset the position and resync"),
+            .hint(HISTORY_GONE),
         // A damaged token. Elsewhere these codes are about the command, see below.
         260 | 9 | 15 | 40647 | 50811 if phase == Phase::Resume => {
             Error::position_lost(what("the server does not accept the stored resume token"))
@@ -193,6 +216,18 @@ mod tests {
                 assert!(!text.contains("email") && !text.contains("a@b"), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn of_the_servers_only_what_helps_is_said() {
+        let refused = "Server selection timeout: No available servers. Topology: { Type: ReplicaSetNoPrimary, Set Name: rs0, \
+                       Servers: [ { Address: a:1, Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), \
+                       labels: {\"RetryableError\"}, source: None, server response: None }, { Address: b:2, Type: RsSecondary } ] }";
+        assert_eq!(seen_of(refused), "a:1: I/O error: Connection refused (os error 111); b:2: RsSecondary");
+        assert_eq!(
+            seen_of("Server selection timeout: No available servers."),
+            "Server selection timeout: No available servers."
+        );
     }
 
     #[test]
