@@ -1,6 +1,10 @@
 //! `oplogue run FILE`.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use oplogue_api::Registry;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +16,11 @@ use crate::{
     engine::{Engine, status::RouteState},
     telemetry::{Telemetry, http::HttpThread, log},
 };
+
+/// After so long without being ready, it is said what is waited for.
+const IMPATIENCE: Duration = Duration::from_secs(10);
+/// How often trouble that lasts is told again.
+const REMINDER: Duration = Duration::from_secs(60);
 
 pub fn run(path: &Path, registry: &Registry) -> u8 {
     file::code(start(path, registry))
@@ -46,6 +55,7 @@ async fn supervise(plan: Plan) -> u8 {
     };
     info!(version = env!("CARGO_PKG_VERSION"), routes, http = listen.map(tracing::field::display), "oplogue starts");
     tokio::spawn(stop.clone().run_until_cancelled_owned(announce(Arc::clone(&telemetry))));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(remind(Arc::clone(&telemetry))));
     tokio::spawn(async move {
         asked_to_stop().await;
         info!(
@@ -74,6 +84,8 @@ async fn supervise(plan: Plan) -> u8 {
 
 /// Says once that the routes run: when none of them is still on its way.
 async fn announce(telemetry: Arc<Telemetry>) {
+    let began = Instant::now();
+    let mut told = false;
     loop {
         let states: Vec<_> = telemetry.routes.iter().map(|route| (route.name(), route.state())).collect();
         if !states.iter().any(|(_, state)| matches!(state, RouteState::Starting | RouteState::Retrying)) {
@@ -90,7 +102,35 @@ async fn announce(telemetry: Arc<Telemetry>) {
             }
             return;
         }
+        if !told && began.elapsed() >= IMPATIENCE {
+            told = true;
+            let waiting: Vec<_> = states
+                .iter()
+                .filter(|(_, state)| matches!(state, RouteState::Starting | RouteState::Retrying))
+                .map(|(name, _)| *name)
+                .collect();
+            warn!(
+                "not ready yet: {} of {} routes still try to start: {}",
+                waiting.len(),
+                states.len(),
+                waiting.join(", ")
+            );
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Says again what has been failing for a while, since the line that told of it first may be far up.
+async fn remind(telemetry: Arc<Telemetry>) {
+    loop {
+        tokio::time::sleep(REMINDER).await;
+        for route in telemetry.routes.iter().map(|route| route.snapshot()) {
+            let since = Duration::from_secs_f64(route.state_seconds);
+            if route.state == RouteState::Retrying && since >= REMINDER {
+                let (error, hint) = route.reason.map(|r| (r.message, r.hint)).unwrap_or_default();
+                warn!(route = route.name, error, hint, "still trying again, for {} minutes now", since.as_secs() / 60);
+            }
+        }
     }
 }
 
