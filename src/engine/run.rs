@@ -58,9 +58,16 @@ impl Run<'_> {
                     break;
                 }
                 _ = tick.tick() => {
-                    if let Err(e) = self.save().await {
-                        failure = Some(e);
-                        break;
+                    let stop = self.route.stop.clone();
+                    tokio::select! {
+                        biased;
+                        saved = self.save() => if let Err(e) = saved {
+                            failure = Some(e);
+                            break;
+                        },
+                        // A store that does not answer holds up neither the stop nor the end of what failed.
+                        () = stop.cancelled() => {}
+                        _ = tracker.lost() => {}
                     }
                 }
             }
@@ -79,7 +86,7 @@ impl Run<'_> {
             }
         };
         let finished = self.drain(deadline, &read, &mut failure).await;
-        if let Err(e) = self.save_last().await {
+        if let Err(e) = self.save_last(deadline, finished).await {
             failure.get_or_insert(e);
         }
         if lost {
@@ -167,8 +174,10 @@ impl Run<'_> {
         }
     }
 
-    async fn save_last(&mut self) -> Result<()> {
-        match tokio::time::timeout(Duration::from_secs(5), self.save()).await {
+    /// Within what is left of the grace, or a moment more: a store that is as deaf as the sink must not hold up the end.
+    async fn save_last(&mut self, deadline: Instant, finished: bool) -> Result<()> {
+        let least = Duration::from_secs(if finished { 5 } else { 1 });
+        match tokio::time::timeout_at(deadline.max(Instant::now() + least), self.save()).await {
             Ok(result) => result,
             Err(_) => {
                 warn!(

@@ -9,6 +9,7 @@ mod engine;
 mod graph;
 mod outage;
 mod process;
+mod signals;
 mod subscriber;
 mod support;
 mod twins;
