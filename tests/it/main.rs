@@ -5,6 +5,7 @@ mod bad_input;
 mod cli;
 mod config;
 mod crash;
+mod disk;
 mod engine;
 mod graph;
 mod outage;
