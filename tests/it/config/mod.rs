@@ -6,6 +6,7 @@ mod bad_syntax;
 mod bad_values;
 mod documents;
 mod good;
+mod plugin_docs;
 
 use std::sync::Arc;
 
