@@ -58,20 +58,8 @@ impl<'a> Rejected<'a> {
         // As binary: the entry may be damaged, and it must be kept to the byte.
         let bytes = self.raw.as_bytes().to_vec();
         doc.append(bson::cstr!("event"), Binary { subtype: BinarySubtype::Generic, bytes });
-        Event {
-            op: Op::DeadLetter,
-            ns: self.ns.cloned().unwrap_or_else(|| Namespace::new("")),
-            key: None,
-            after: None,
-            before: None,
-            change: None,
-            to: None,
-            time: self.time,
-            index: 0,
-            wall: None,
-            txn: None,
-            raw: doc.into(),
-        }
+        let ns = self.ns.cloned().unwrap_or_else(|| Namespace::new(""));
+        Event::new(Op::DeadLetter, ns, self.time, doc.into())
     }
 }
 

@@ -293,21 +293,8 @@ fn gap_batch(from: Timestamp, position: &Position, error: &Error) -> Batch {
     raw.append(cstr!("from"), from);
     raw.append(cstr!("to"), position.time);
     raw.append(cstr!("reason"), error.to_string());
-    let event = Event {
-        op: Op::Gap,
-        ns: Namespace::new(""),
-        key: None,
-        after: None,
-        before: None,
-        change: None,
-        to: None,
-        time: position.time,
-        // Behind whatever else has this time: it was all skipped.
-        index: u32::MAX,
-        wall: None,
-        txn: None,
-        raw: raw.into(),
-    };
+    // Behind whatever else has this time: it was all skipped.
+    let event = Event { index: u32::MAX, ..Event::new(Op::Gap, Namespace::new(""), position.time, raw.into()) };
     let bytes = event.size();
     Batch { events: vec![event], bad: Vec::new(), end: position.clone(), head: position.time, bytes }
 }

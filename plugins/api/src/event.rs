@@ -115,6 +115,24 @@ pub struct Event {
 }
 
 impl Event {
+    /// An event with what every event has, at index 0; all else is absent:
+    /// `Event { key, after, ..Event::new(op, ns, time, raw) }`.
+    pub fn new(op: Op, ns: Namespace, time: Timestamp, raw: Doc) -> Event {
+        Event {
+            op,
+            ns,
+            key: None,
+            after: None,
+            before: None,
+            change: None,
+            to: None,
+            time,
+            index: 0,
+            wall: None,
+            txn: None,
+            raw,
+        }
+    }
     /// The canonical position: equal for the same change, whichever source reported it.
     pub fn id(&self) -> EventId {
         EventId { time: self.time, index: self.index }

@@ -1,28 +1,16 @@
 use super::*;
-use std::sync::Arc;
 
 use bson::{Binary, Bson, DateTime, Decimal128, RawDocumentBuf, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
-use oplogue_api::{Change, Doc, ErrorKind, Namespace, Txn};
+use oplogue_api::{Change, Doc, ErrorKind, Namespace};
 
 fn raw(d: bson::Document) -> Doc {
     RawDocumentBuf::try_from(&d).unwrap().into()
 }
 
 fn event(op: Op, ns: &str, id: impl Into<Bson>) -> Event {
-    Event {
-        op,
-        ns: Namespace::new(ns),
-        key: Some(raw(doc! {"_id": id.into()})),
-        after: None,
-        before: None,
-        change: None,
-        to: None,
-        time: Timestamp { time: 1700000000, increment: 7 },
-        index: 3,
-        wall: None,
-        txn: None::<Arc<Txn>>,
-        raw: Doc::empty(),
-    }
+    let time = Timestamp { time: 1700000000, increment: 7 };
+    let key = Some(raw(doc! {"_id": id.into()}));
+    Event { key, index: 3, ..Event::new(op, Namespace::new(ns), time, Doc::empty()) }
 }
 
 fn insert(ns: &str, document: bson::Document) -> Event {

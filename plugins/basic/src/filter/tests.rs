@@ -17,20 +17,7 @@ fn passes(patterns: &[&str], ns: &str) -> bool {
 }
 
 fn event(op: Op, ns: &str) -> Event {
-    Event {
-        op,
-        ns: Namespace::new(ns),
-        key: None,
-        after: None,
-        before: None,
-        change: None,
-        to: None,
-        time: Timestamp { time: 1, increment: 1 },
-        index: 0,
-        wall: None,
-        txn: None,
-        raw: Doc::empty(),
-    }
+    Event::new(op, Namespace::new(ns), Timestamp { time: 1, increment: 1 }, Doc::empty())
 }
 
 fn batch(events: Vec<Event>, bad: Vec<BadEvent>) -> Batch {

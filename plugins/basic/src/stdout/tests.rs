@@ -10,20 +10,8 @@ use serde_json::{Value, json};
 use super::*;
 
 fn event(op: Op, ns: &str) -> Event {
-    Event {
-        op,
-        ns: Namespace::new(ns),
-        key: None,
-        after: None,
-        before: None,
-        change: None,
-        to: None,
-        time: Timestamp { time: 1_700_000_000, increment: 3 },
-        index: 2,
-        wall: None,
-        txn: None,
-        raw: Doc::empty(),
-    }
+    let time = Timestamp { time: 1_700_000_000, increment: 3 };
+    Event { index: 2, ..Event::new(op, Namespace::new(ns), time, Doc::empty()) }
 }
 
 fn keyed(op: Op, n: i32) -> Event {

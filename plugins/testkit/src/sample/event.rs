@@ -14,20 +14,7 @@ pub fn key_of(id: impl Into<Bson>) -> Doc {
 fn event(op: Op, ns: &str, body: Document) -> Event {
     let mut shown = doc! {"op": op.name(), "ns": ns};
     shown.extend(body);
-    Event {
-        op,
-        ns: Namespace::new(ns),
-        key: None,
-        after: None,
-        before: None,
-        change: None,
-        to: None,
-        time: Timestamp { time: 0, increment: 0 },
-        index: 0,
-        wall: None,
-        txn: None,
-        raw: raw(&shown),
-    }
+    Event::new(op, Namespace::new(ns), Timestamp { time: 0, increment: 0 }, raw(&shown))
 }
 
 /// An insert of `document`, which holds its `_id`. The time is zero until the event is pushed to a log.

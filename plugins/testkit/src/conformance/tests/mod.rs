@@ -5,6 +5,19 @@ use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
+/// For each clause a test that its conformance test notices every one of these harnesses.
+macro_rules! mutants {
+    ($($name:ident: $clause:literal $test:path => [$($harness:expr),+ $(,)?];)+) => {$(
+        #[tokio::test(start_paused = true)]
+        async fn $name() {
+            $({
+                let h: Memory = $harness;
+                violates($clause, &format!("{:?}", h.wrong), $test(&h)).await;
+            })+
+        }
+    )+};
+}
+
 mod sink;
 mod source;
 mod store;

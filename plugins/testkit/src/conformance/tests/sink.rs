@@ -327,18 +327,6 @@ async fn sinks_in_memory_keep_every_clause() {
     assert_eq!((report.held.len(), report.skipped_clauses()), (13, vec!["K9"]));
 }
 
-macro_rules! mutants {
-    ($($name:ident: $clause:literal $test:path => [$($harness:expr),+ $(,)?];)+) => {$(
-        #[tokio::test(start_paused = true)]
-        async fn $name() {
-            $({
-                let h: Memory = $harness;
-                violates($clause, &format!("{:?}", h.wrong), $test(&h)).await;
-            })+
-        }
-    )+};
-}
-
 mutants! {
     k1_fails: "K1" k1_ok_means_durable =>
         [Memory::per_key(BuffersUntilClose), Memory::per_key(BuffersForEver), Memory::total(DropsLast)];

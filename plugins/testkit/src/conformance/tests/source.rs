@@ -316,18 +316,6 @@ async fn a_finite_source_in_memory_keeps_every_clause() {
     assert_eq!(report.skipped_clauses(), ["S5", "S6", "S7", "S8", "S11"]);
 }
 
-macro_rules! mutants {
-    ($($name:ident: $clause:literal $test:path => [$($harness:expr),+ $(,)?];)+) => {$(
-        #[tokio::test(start_paused = true)]
-        async fn $name() {
-            $({
-                let h: Memory = $harness;
-                violates($clause, &format!("{:?}", h.wrong), $test(&h)).await;
-            })+
-        }
-    )+};
-}
-
 use Wrong::*;
 
 mutants! {

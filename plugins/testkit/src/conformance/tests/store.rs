@@ -212,18 +212,6 @@ async fn stores_in_memory_keep_every_clause() {
     }
 }
 
-macro_rules! mutants {
-    ($($name:ident: $clause:literal $test:path => [$($harness:expr),+ $(,)?];)+) => {$(
-        #[tokio::test(start_paused = true)]
-        async fn $name() {
-            $({
-                let h: Memory = $harness;
-                violates($clause, &format!("{:?}", h.wrong), $test(&h)).await;
-            })+
-        }
-    )+};
-}
-
 mutants! {
     c1_fails: "C1" c1_a_new_route_has_no_checkpoint => [Memory::new(InventsCheckpoints)];
     c2_fails: "C2" c2_what_is_saved_is_loaded => [Memory::new(ForgetsToken), Memory::new(NotDurable)];
