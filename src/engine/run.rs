@@ -169,6 +169,10 @@ impl Run<'_> {
                     warn!(route = self.route.plan.name, error = %e, "the checkpoint was not saved; trying again");
                     return Ok(());
                 }
+                if e.kind() == ErrorKind::PositionLost {
+                    // The destination is behind what it once acknowledged: run the route again from what it holds now.
+                    return Err(Error::transient(e.to_string()));
+                }
                 Err(e)
             }
         }

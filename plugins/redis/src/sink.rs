@@ -210,7 +210,9 @@ impl Sink for RedisOplog {
                 let known = self.store.watermark();
                 match self.publish(work.pack.finish(), upto, &known).await {
                     Ok(published) => {
-                        self.store.set_watermark(published.watermark);
+                        if self.dedupe {
+                            self.store.set_watermark(published.watermark);
+                        }
                         written.duplicates += published.known;
                         if let Some(e) = published.failure {
                             // I1: what was not sent is not marked, and is reported.
@@ -220,7 +222,7 @@ impl Sink for RedisOplog {
                     }
                     Err(e) if e.kind() == ErrorKind::PositionLost => {
                         // The route goes back to what Redis holds, and so does what this instance knows.
-                        self.store.set_watermark(Vec::new());
+                        self.store.set_behind();
                         return Err(e);
                     }
                     // Nothing is known about this part, and nothing of it is assumed.

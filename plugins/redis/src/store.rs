@@ -1,9 +1,9 @@
 //! Checkpoints in Redis: one hash a route.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oplogue_api::{
-    Checkpoint, CheckpointStore, Doc, Error, Finding, Position, Result, Saved, async_trait, bytes::Bytes,
+    Checkpoint, CheckpointStore, Doc, Error, ErrorKind, Finding, Position, Result, Saved, async_trait, bytes::Bytes,
 };
 use redis::Value;
 
@@ -34,8 +34,16 @@ pub struct RedisStore {
     keeping: Keeping,
     save: Script,
     reset: Script,
-    /// What the sink beside this store knows to be stored as the watermark; empty: nothing.
-    watermark: Mutex<Vec<u8>>,
+    known: Mutex<Known>,
+}
+
+/// What the sink beside a store and the store itself know of what Redis holds.
+#[derive(Default)]
+struct Known {
+    /// The watermark that Redis last confirmed to this instance; empty: none.
+    watermark: Vec<u8>,
+    /// Redis has forgotten events since the checkpoint was last loaded.
+    behind: bool,
 }
 
 impl RedisStore {
@@ -47,18 +55,28 @@ impl RedisStore {
             keeping,
             save: Script::new(include_str!("save.lua")),
             reset: Script::new(include_str!("reset.lua")),
-            watermark: Mutex::new(Vec::new()),
+            known: Mutex::default(),
         }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The watermark that Redis last confirmed to this instance; empty: none.
     pub fn watermark(&self) -> Vec<u8> {
-        self.watermark.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().watermark.clone()
     }
 
     /// Notes what Redis confirmed.
     pub fn set_watermark(&self, watermark: Vec<u8>) {
-        *self.watermark.lock().unwrap_or_else(PoisonError::into_inner) = watermark;
+        self.known().watermark = watermark;
+    }
+
+    /// Notes that Redis has forgotten what it had confirmed. Until the route has loaded the position that Redis holds, none is
+    /// saved: it would pass over what is to be sent again (I1).
+    pub fn set_behind(&self) {
+        *self.known() = Known { watermark: Vec::new(), behind: true };
     }
 
     /// The key of a route's hash.
@@ -114,15 +132,17 @@ pub fn strange_reply(place: &str) -> Error {
 impl CheckpointStore for RedisStore {
     async fn load(&self, route: &str) -> Result<Option<Checkpoint>> {
         let mut cmd = redis::cmd("HMGET");
-        cmd.arg(self.key(route)).arg(&["format", "token", "time", "generation"]);
+        cmd.arg(self.key(route)).arg(&["format", "token", "time", "generation", "watermark"]);
         let reply = self.link.ask(&cmd).await?;
         let Value::Array(fields) = &reply else { return Err(strange_reply(self.link.place())) };
-        let [format, token, time, generation] = &fields[..] else {
+        let [format, token, time, generation, watermark] = &fields[..] else {
             return Err(strange_reply(self.link.place()));
         };
         if bytes(format).is_some_and(|f| f != FORMAT) {
             return Err(reply::from_code("OPLOGUEFORMAT").at(self.link.place()));
         }
+        let watermark = bytes(watermark).filter(|_| self.is_shared()).unwrap_or_default().to_vec();
+        *self.known() = Known { watermark, behind: false };
         if [token, time, generation].iter().all(|v| matches!(v, Value::Nil)) {
             return Ok(None);
         }
@@ -131,9 +151,13 @@ impl CheckpointStore for RedisStore {
 
     async fn save(&self, route: &str, checkpoint: &Checkpoint) -> Result<Saved> {
         let Checkpoint { position, generation } = checkpoint;
+        if self.known().behind {
+            return Err(reply::from_code("OPLOGUEBEHIND").at(self.link.place()));
+        }
+        let watermark = self.watermark();
         let time = time_digits(position.time);
         let generation = generation.to_string();
-        let args = [position.token.as_bytes(), &time, generation.as_bytes(), self.shared()];
+        let args = [position.token.as_bytes(), &time, generation.as_bytes(), self.shared(), &watermark];
         let reply = self.link.run(&self.save, self.key(route).as_bytes(), &args).await?;
         match &reply {
             Value::Array(parts) => match &parts[..] {
@@ -141,7 +165,13 @@ impl CheckpointStore for RedisStore {
                 [Value::Int(0), token, time, generation] => {
                     self.checkpoint(route, token, time, generation).map(Saved::Superseded)
                 }
-                [Value::Int(-1), error] => Err(script_error(error, self.link.place())),
+                [Value::Int(-1), error] => {
+                    let error = script_error(error, self.link.place());
+                    if error.kind() == ErrorKind::PositionLost {
+                        self.set_behind();
+                    }
+                    Err(error)
+                }
                 _ => Err(strange_reply(self.link.place())),
             },
             _ => Err(strange_reply(self.link.place())),
@@ -153,7 +183,7 @@ impl CheckpointStore for RedisStore {
     }
 
     async fn reset(&self, route: &str, position: Option<&Position>) -> Result<()> {
-        self.set_watermark(Vec::new());
+        *self.known() = Known::default();
         let time = position.map(|p| time_digits(p.time));
         let args = [
             position.map_or(&[][..], |p| p.token.as_bytes()),
