@@ -7,6 +7,7 @@ mod config;
 mod crash;
 mod disk;
 mod engine;
+mod forget;
 mod graph;
 mod outage;
 mod process;
