@@ -54,7 +54,11 @@ pub fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str> 
     output::complain(&format!("there is no {what} `{name}`"));
     match config::closest(name, known.clone()) {
         Some(meant) => output::note(&format!("  did you mean `{meant}`?\n")),
-        None => output::note(&format!("  {what}s: {}\n", known.collect::<Vec<_>>().join(", "))),
+        None => output::note(&format!("  {what}s: {}\n", known.clone().collect::<Vec<_>>().join(", "))),
+    }
+    // `position show FILE a->b` asks a shell for the route `a-`, with its output in the file `b`.
+    if name.ends_with('-') && known.clone().any(|known| known.starts_with(&format!("{name}>"))) {
+        output::note("  a shell takes > for itself: write the name in quotes, 'a->b'\n");
     }
 }
 

@@ -130,13 +130,13 @@ impl Route {
             stop: stop_reading.clone(),
             turn: 0,
         };
-        self.status.started(&opened.position);
         info!(
             route = self.plan.name,
             from = %ClusterTime(opened.position.time).utc(),
             cluster_time = %ClusterTime(opened.position.time),
             "running"
         );
+        self.status.started(&opened.position);
         let reading = tokio::spawn(async move {
             if let Some(gap) = opened.gap {
                 reader.hand_over(gap).await?;
