@@ -42,7 +42,7 @@ pub(crate) fn code(e: &MongoError) -> Option<i32> {
 }
 
 /// What to do when events since the checkpoint are no longer there.
-pub(crate) const HISTORY_GONE: &str = "events since the checkpoint are lost to this route: bring the destination up to date by other means, then `oplogue position set FILE ROUTE --now`; a larger oplog (replSetResizeOplog) keeps it from happening again";
+pub(crate) const HISTORY_GONE: &str = "events since the checkpoint are lost to this route: bring the destination up to date by other means, then `oplogue position set FILE ROUTE --now`, or on_position_lost = \"from-now\", which does that each time; a larger oplog (replSetResizeOplog) keeps it from happening again";
 
 /// The error as the engine needs it: kind, message without document contents, hint.
 pub(crate) fn classify(e: MongoError, phase: Phase) -> Error {
@@ -142,7 +142,7 @@ fn meaning(code: i32, e: &MongoError, phase: Phase) -> Option<Error> {
         }
         _ if e.contains_label("NonResumableChangeStreamError") => {
             Error::position_lost(what("the change stream cannot be resumed"))
-                .hint("reset the position and resync, or set on_position_lost")
+                .hint(HISTORY_GONE)
         }
         40674 => Error::bug(what("contradicting resume options")),
         2 | 9 | 14 | 20 | 40 | 59 | 72 | 73 | 115 | 40324 | 40415 | 40575 | 7182802 => {
