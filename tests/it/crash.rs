@@ -11,11 +11,12 @@ use oplogue_testkit::{proxy::Proxy, servers, unique};
 use crate::{
     process::{Oplogue, cluster_time},
     subscriber::Subscriber,
-    support::{Chance, source},
+    support::{Chance, source, to_redis},
     writer::{KEYS, Writer, number, numbers},
 };
 
 const KILLS: usize = 6;
+const QUICK: &str = "checkpoint = \"file\"\n[engine]\ncheckpoint_interval = \"100ms\"";
 
 /// What stood at a kill.
 struct Kill {
@@ -115,26 +116,7 @@ async fn killed_publishing_to_redis(kind: &str) {
     let uri = servers::mongo().await.uri();
     let redis = servers::redis().await;
     let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
-    let mut oplogue = Oplogue::new(&format!(
-        r#"
-        {}
-        [transforms.mine]
-        type = "filter"
-        namespaces = ["{db}.c"]
-        operations = ["update", "replace"]
-        [sinks.meteor]
-        type = "redis-oplog"
-        url = "{}"
-        metadata_prefix = "{db}::"
-        [[routes]]
-        name = "publish"
-        from = ["a"]
-        via = ["mine"]
-        to = ["meteor"]
-        "#,
-        source(kind, &uri),
-        redis.url()
-    ));
+    let mut oplogue = to_redis(kind, &uri, &redis.url(), &db, "");
     oplogue.start();
     let writer = Writer::start(servers::mongo().await.client().await, &db).await;
     torment(&mut oplogue, &mut chance).await;
@@ -176,29 +158,7 @@ async fn killed_while_the_sink_hangs() {
     let redis = servers::redis().await;
     let proxy = Proxy::start(redis.addr()).await;
     let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
-    let mut oplogue = Oplogue::new(&format!(
-        r#"
-        {}
-        [transforms.mine]
-        type = "filter"
-        namespaces = ["{db}.c"]
-        operations = ["update", "replace"]
-        [sinks.meteor]
-        type = "redis-oplog"
-        url = "{}"
-        metadata_prefix = "{db}::"
-        [[routes]]
-        name = "publish"
-        from = ["a"]
-        via = ["mine"]
-        to = ["meteor"]
-        checkpoint = "file"
-        [engine]
-        checkpoint_interval = "100ms"
-        "#,
-        source("mongo-oplog", &mongo.uri()),
-        redis.url_at(&proxy.addr())
-    ));
+    let mut oplogue = to_redis("mongo-oplog", &mongo.uri(), &redis.url_at(&proxy.addr()), &db, QUICK);
     oplogue.start();
     let writer = Writer::start(mongo.client().await, &db).await;
     for _ in 0..3 {

@@ -12,31 +12,9 @@ use oplogue_testkit::{
 use crate::{
     process::Oplogue,
     subscriber::Subscriber,
-    support::source,
+    support::{source, to_redis},
     writer::{Writer, Written, numbers},
 };
-
-fn to_redis(kind: &str, uri: &str, redis: &str, db: &str) -> Oplogue {
-    Oplogue::new(&format!(
-        r#"
-        {}
-        [transforms.mine]
-        type = "filter"
-        namespaces = ["{db}.c"]
-        operations = ["update", "replace"]
-        [sinks.meteor]
-        type = "redis-oplog"
-        url = "{redis}"
-        metadata_prefix = "{db}::"
-        [[routes]]
-        name = "publish"
-        from = ["a"]
-        via = ["mine"]
-        to = ["meteor"]
-        "#,
-        source(kind, uri),
-    ))
-}
 
 /// Everything acknowledged is there once, in order, and nothing but what was written.
 fn assert_exact(got: &[(i64, u64)], written: &Written) {
@@ -52,7 +30,7 @@ async fn step_down_and_restart(kind: &str) {
     let redis = servers::redis().await;
     let db = unique("outage");
     let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
-    let mut oplogue = to_redis(kind, &mongo.uri(), &redis.url(), &db);
+    let mut oplogue = to_redis(kind, &mongo.uri(), &redis.url(), &db, "");
     oplogue.start();
     let writer = Writer::start(mongo.client().await, &db).await;
     writer.write_more(30).await;
@@ -88,7 +66,7 @@ async fn cut_in_mid_reply(kind: &str) {
     let proxy = Proxy::start(mongo.addr(0)).await;
     let db = unique("outage");
     let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
-    let mut oplogue = to_redis(kind, &mongo.direct_uri(&proxy.addr()), &redis.url(), &db);
+    let mut oplogue = to_redis(kind, &mongo.direct_uri(&proxy.addr()), &redis.url(), &db, "");
     oplogue.start();
     let writer = Writer::start(mongo.client().await, &db).await;
     for round in 0..8 {
@@ -122,7 +100,7 @@ async fn redis_restarted_and_cut_in_mid_reply_repeats_and_loses_nothing() {
     let proxy = Proxy::start(redis.addr()).await;
     let db = unique("outage");
     let channel = format!("{db}.c");
-    let mut oplogue = to_redis("mongo-oplog", &mongo.uri(), &redis.url_at(&proxy.addr()), &db);
+    let mut oplogue = to_redis("mongo-oplog", &mongo.uri(), &redis.url_at(&proxy.addr()), &db, "");
     let mut subscriber = Subscriber::start(&redis.url(), &channel).await;
     let mut messages = Vec::new();
     oplogue.start();

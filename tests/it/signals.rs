@@ -15,33 +15,11 @@ use oplogue_testkit::{
 use crate::{
     process::Oplogue,
     subscriber::Subscriber,
-    support::source,
+    support::to_redis,
     writer::{Writer, numbers},
 };
 
-fn to_redis(kind: &str, uri: &str, redis: &str, db: &str) -> Oplogue {
-    Oplogue::new(&format!(
-        r#"
-        {}
-        [transforms.mine]
-        type = "filter"
-        namespaces = ["{db}.c"]
-        operations = ["update", "replace"]
-        [sinks.meteor]
-        type = "redis-oplog"
-        url = "{redis}"
-        metadata_prefix = "{db}::"
-        [[routes]]
-        name = "publish"
-        from = ["a"]
-        via = ["mine"]
-        to = ["meteor"]
-        [engine]
-        shutdown_grace = "2s"
-        "#,
-        source(kind, uri),
-    ))
-}
+const GRACE: &str = "[engine]\nshutdown_grace = \"2s\"";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_exits_with_0_each_time_and_neither_loses_nor_repeats() {
@@ -50,7 +28,7 @@ async fn sigterm_under_load_exits_with_0_each_time_and_neither_loses_nor_repeats
     let db = unique("signals");
     let channel = format!("{db}.c");
     let subscriber = Subscriber::start(&redis.url(), &channel).await;
-    let mut oplogue = to_redis("mongo-oplog", &mongo.uri(), &redis.url(), &db);
+    let mut oplogue = to_redis("mongo-oplog", &mongo.uri(), &redis.url(), &db, GRACE);
     oplogue.start();
     let writer = Writer::start(mongo.client().await, &db).await;
     for _ in 0..4 {
@@ -70,7 +48,7 @@ async fn sigterm_under_load_exits_with_0_each_time_and_neither_loses_nor_repeats
 async fn stalled(redis: &Redis, proxy: &Proxy) -> (Oplogue, String) {
     let mongo = servers::mongo().await;
     let db = unique("signals");
-    let mut oplogue = to_redis("mongo-oplog", &mongo.uri(), &redis.url_at(&proxy.addr()), &db);
+    let mut oplogue = to_redis("mongo-oplog", &mongo.uri(), &redis.url_at(&proxy.addr()), &db, GRACE);
     oplogue.start();
     proxy.stall();
     let coll = mongo.client().await.database(&db).collection::<Document>("c");
@@ -129,7 +107,7 @@ async fn sigterm_before_anything_is_reached_exits_with_0() {
         let (uri, url) = (mongo.direct_uri(&proxies[0].addr()), redis.url_at(&proxies[1].addr()));
         for kind in ["mongo-oplog", "mongo-change-stream"] {
             for url in [&url, &redis.url()] {
-                let mut oplogue = to_redis(kind, &uri, url, &unique("signals"));
+                let mut oplogue = to_redis(kind, &uri, url, &unique("signals"), GRACE);
                 oplogue.spawn();
                 oplogue.wait("running", |o| o.get("/healthz").is_some_and(|(code, _)| code == 200));
                 let asked = Instant::now();
@@ -146,7 +124,7 @@ async fn a_hangup_ends_it_like_kill_and_nothing_is_lost() {
     let redis = servers::redis().await;
     let db = unique("signals");
     let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
-    let mut oplogue = to_redis("mongo-change-stream", &mongo.uri(), &redis.url(), &db);
+    let mut oplogue = to_redis("mongo-change-stream", &mongo.uri(), &redis.url(), &db, GRACE);
     oplogue.start();
     let writer = Writer::start(mongo.client().await, &db).await;
     writer.write_more(30).await;

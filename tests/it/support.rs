@@ -2,9 +2,36 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use crate::process::Oplogue;
+
 /// A `[sources.a]` table of either Mongo source.
 pub fn source(kind: &str, uri: &str) -> String {
     format!("[sources.a]\ntype = \"{kind}\"\nuri = \"{uri}\"\n")
+}
+
+/// A router whose route `publish` tells `redis` of the writer's changes to `<db>.c`. `more` is what else the table of the
+/// route says, and the tables behind it.
+pub fn to_redis(kind: &str, uri: &str, redis: &str, db: &str, more: &str) -> Oplogue {
+    Oplogue::new(&format!(
+        r#"
+        {}
+        [transforms.mine]
+        type = "filter"
+        namespaces = ["{db}.c"]
+        operations = ["update", "replace"]
+        [sinks.meteor]
+        type = "redis-oplog"
+        url = "{redis}"
+        metadata_prefix = "{db}::"
+        [[routes]]
+        name = "publish"
+        from = ["a"]
+        via = ["mine"]
+        to = ["meteor"]
+        {more}
+        "#,
+        source(kind, uri)
+    ))
 }
 
 /// Random numbers from a seed that a failing test prints; `OPLOGUE_TEST_SEED` sets it.

@@ -7,7 +7,7 @@ use oplogue_testkit::{proxy::Proxy, servers, unique};
 use crate::{
     process::Oplogue,
     subscriber::Subscriber,
-    support::{Chance, source},
+    support::{Chance, to_redis},
     writer::{Writer, Written, numbers},
 };
 
@@ -22,26 +22,8 @@ impl Twin {
     async fn new(kind: &str, db: &str) -> Twin {
         let mongo = Proxy::start(servers::mongo().await.addr(0)).await;
         let redis = Proxy::start(servers::redis().await.addr()).await;
-        let oplogue = Oplogue::new(&format!(
-            r#"
-            {}
-            [transforms.mine]
-            type = "filter"
-            namespaces = ["{db}.c"]
-            operations = ["update", "replace"]
-            [sinks.meteor]
-            type = "redis-oplog"
-            url = "{}"
-            metadata_prefix = "{db}::"
-            [[routes]]
-            name = "publish"
-            from = ["a"]
-            via = ["mine"]
-            to = ["meteor"]
-            "#,
-            source(kind, &servers::mongo().await.direct_uri(&mongo.addr())),
-            servers::redis().await.url_at(&redis.addr())
-        ));
+        let uri = servers::mongo().await.direct_uri(&mongo.addr());
+        let oplogue = to_redis(kind, &uri, &servers::redis().await.url_at(&redis.addr()), db, "");
         Twin { oplogue, mongo, redis }
     }
 
