@@ -124,7 +124,7 @@ async fn ask(plan: &Plan) -> u8 {
         // A sink that keeps the checkpoints has been asked twice, mostly the same.
         if let Some(whats) = title.strip_prefix("checkpoints with the ").and_then(|sink| told.get(sink)) {
             let before = findings.len();
-            findings.retain(|f| !BTreeSet::contains(whats, &f.what));
+            findings.retain(|f| f.severity == Severity::Error || !BTreeSet::contains(whats, &f.what));
             if findings.is_empty() && before > 0 {
                 findings.push(Finding::ok("as the sink itself"));
             }

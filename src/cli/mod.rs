@@ -13,7 +13,7 @@ mod tap;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use oplogue_api::Registry;
 
 /// Done.
@@ -23,10 +23,31 @@ const FAILED: u8 = 1;
 /// Bad arguments or configuration.
 const MISUSED: u8 = 2;
 
+/// Below the help.
+const BEGIN: &str = "Begin with:
+  oplogue check FILE --connect   is the file right, and are the servers?
+  oplogue run FILE
+
+Exit codes: 0 done, 1 failed at run time, 2 bad arguments or configuration";
+
 /// Routes every change of a MongoDB to where it is wanted.
 #[derive(Parser)]
-#[command(name = "oplogue", version, max_term_width = 100)]
+#[command(
+    name = "oplogue",
+    version,
+    max_term_width = 100,
+    after_help = BEGIN,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true
+)]
 struct Arguments {
+    /// Shows help
+    #[arg(short, long, global = true, display_order = 1000, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Shows the version
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,30 +59,33 @@ enum Command {
         /// The configuration
         file: PathBuf,
     },
-    /// Checks a configuration and tells all that is wrong with it
+    /// Tells all that is wrong with a configuration; with --connect, with its servers
     Check {
         /// The configuration
         file: PathBuf,
-        /// Look at the servers as well: reachable, right topology, sufficient privileges. Changes nothing
+        /// Looks at the servers as well: can they be reached, topology, privileges. Changes nothing
         #[arg(long)]
         connect: bool,
     },
-    /// Lists the plugins, or tells the options of one
+    /// Lists the plugins, or tells the options of one with an example
     Plugins {
         /// The `type` of a plugin
         #[arg(value_name = "TYPE")]
         kind: Option<String>,
     },
-    /// Prints the events of a source to stdout, and touches nothing: no sink, no checkpoint
+    /// Prints the events of a source to stdout; touches no sink and no checkpoint
     Tap(tap::Tap),
     /// Shows, sets or removes the checkpoints of routes
     #[command(subcommand)]
     Position(position::Position),
-    /// Prints a script that completes the arguments of oplogue in a shell
+    /// Prints a script with which a shell completes arguments
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Shows help, for those who write it without dashes
+    #[command(hide = true)]
+    Help,
 }
 
 /// The whole program, for the given plugins: reads the arguments, does what they say and returns the exit code.
@@ -81,6 +105,7 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Tap(tap) => tap.run(&registry),
         Command::Position(position) => position.run(&registry),
         Command::Completions { shell } => completions::completions(shell),
+        Command::Help => output::answer(&Arguments::command().render_help().to_string()),
     };
     ExitCode::from(code)
 }

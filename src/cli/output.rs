@@ -44,7 +44,8 @@ pub fn errors_in_colour() -> bool {
 
 /// Whether stdout shows colours.
 pub fn answers_in_colour() -> bool {
-    io::stdout().is_terminal() && wants_colour()
+    let forced = std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0");
+    (forced || io::stdout().is_terminal()) && wants_colour()
 }
 
 /// The convention of no-color.org.

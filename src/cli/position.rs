@@ -29,7 +29,7 @@ pub enum Position {
         /// The route; all when absent
         route: Option<String>,
     },
-    /// Sets the checkpoint of a route to another place of its source. Stop the route first
+    /// Sets the checkpoint of a route to another place. Stop the route first
     Set {
         /// The configuration
         file: PathBuf,
@@ -38,13 +38,13 @@ pub enum Position {
         #[command(flatten)]
         to: Target,
     },
-    /// Removes checkpoints: the routes begin again where the `start` of their source says. Stop the routes first
+    /// Removes checkpoints: the routes begin again where `start` says. Stop them first
     Reset {
         /// The configuration
         file: PathBuf,
         /// The route; all when absent
         route: Option<String>,
-        /// Do not ask
+        /// Does not ask
         #[arg(long)]
         yes: bool,
     },

@@ -88,6 +88,7 @@ async fn help_and_version_are_no_failure() {
     let version = run(&["--version"]).await.expect(0);
     assert_eq!(version.stdout, format!("oplogue {}\n", env!("CARGO_PKG_VERSION")));
     let help = run(&["--help"]).await.expect(0);
+    assert_eq!(run(&["help"]).await.expect(0).stdout, help.stdout);
     for word in ["run", "check", "plugins", "tap", "position", "completions"] {
         assert!(help.stdout.contains(&format!("\n  {word} ")), "{word} is not in\n{}", help.stdout);
     }
@@ -161,6 +162,9 @@ async fn names_that_do_not_exist_are_told_with_what_was_meant() {
     let file = File::new(SOUND);
     let done = file.run(&["position", "show"], &["mongo->quue"]).await.expect(2);
     assert!(done.stderr.contains("did you mean `mongo->queue`?"), "{}", done.stderr);
+    // What `position show FILE mongo->queue` comes to in a shell.
+    let done = file.run(&["position", "show"], &["mongo-"]).await.expect(2);
+    assert!(done.stderr.contains("write the name in quotes"), "{}", done.stderr);
     let done = file.run(&["tap"], &["mnogo"]).await.expect(2);
     assert!(done.stderr.contains("did you mean `mongo`?"), "{}", done.stderr);
     let done = run(&["plugins", "redis-oplo"]).await.expect(2);
@@ -187,6 +191,21 @@ async fn every_plugin_is_listed_and_its_example_is_sound() {
         check.env("URI", uri).env("URL", uri);
         let done = finish(check.spawn().unwrap()).await;
         assert_eq!(done.code, Some(0), "the example of {name}:\n{text}\n{}", done.stderr);
+    }
+}
+
+#[tokio::test]
+async fn colours_are_for_those_who_want_them() {
+    for (variables, coloured) in [
+        (&[][..], false),
+        (&[("CLICOLOR_FORCE", "1")], true),
+        (&[("CLICOLOR_FORCE", "0")], false),
+        (&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false),
+    ] {
+        let mut plugins = command(&["plugins", "stdout"]);
+        plugins.env_remove("CLICOLOR_FORCE").envs(variables.iter().copied());
+        let done = finish(plugins.spawn().unwrap()).await.expect(0);
+        assert_eq!(done.stdout.contains('\u{1b}'), coloured, "{variables:?}");
     }
 }
 

@@ -56,9 +56,11 @@ enum Word {
     Pretty,
 }
 
-/// Colour is for terminals only, and not for those who do not want it (see no-color.org).
+/// Colour is for terminals (and pipes that lead to one, where `CLICOLOR_FORCE` says so), and not for those who do not want it
+/// (see no-color.org).
 fn wants_colour() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_none() && (set("CLICOLOR_FORCE").is_some_and(|v| v != "0") || io::stdout().is_terminal())
 }
 
 /// How events are written.
