@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     Outcome, PATIENCE,
     servers::Servers,
-    show::{Who, say},
+    show::{Who, colours, say},
     writer::{AUDIT, CHANGES, COLLECTION},
 };
 
@@ -76,9 +76,16 @@ impl Seen {
 }
 
 fn count(text: &str, collection: &str, counter: &AtomicUsize) {
-    if text.contains(&format!("app.{collection}")) {
+    if without_colour(text).contains(&format!("app.{collection}")) {
         counter.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// A line without the escapes that colour it.
+fn without_colour(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, text)| text))
 }
 
 /// `oplogue run`, in a shell that stops it when its own standard input is closed: so it ends in good order even when
@@ -106,6 +113,8 @@ impl Oplogue {
             .arg(program()?)
             .args(["run", CONFIG])
             .envs(environment(servers))
+            // Its output comes to this terminal through a pipe.
+            .envs(colours().then_some(("CLICOLOR_FORCE", "1")))
             // Ctrl-C is ours: servers must not go before oplogue.
             .process_group(0)
             .stdin(Stdio::piped())
@@ -232,6 +241,21 @@ pub async fn write(servers: &Servers) -> Outcome<()> {
     }
     let status = child.wait().await?;
     if status.success() { Ok(()) } else { Err(format!("the writer ended with {status}").into()) }
+}
+
+/// Whether a Redis that is not ours holds a checkpoint of one of the demo's routes, which then is not ours to remove.
+pub async fn has_positions(servers: &Servers) -> Outcome<bool> {
+    let out = Command::new(program()?)
+        .args(["position", "show", CONFIG])
+        .envs(environment(servers))
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    if !out.status.success() {
+        return Err(String::from_utf8_lossy(&out.stderr).trim().to_owned().into());
+    }
+    let shown = String::from_utf8_lossy(&out.stdout);
+    Ok(shown.lines().any(|line| line.starts_with("  position") && !line.contains("none:")))
 }
 
 /// Takes the checkpoints of the demo's routes out of a Redis that is not ours: they are of no use to a later run.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     Outcome,
-    processes::reset_positions,
+    processes::{has_positions, reset_positions},
     show::{Who, say},
     writer::{AUDIT, COLLECTION},
 };
@@ -21,6 +21,8 @@ pub struct Servers {
     state: TempDir,
     mongo: Option<Mongo>,
     redis: Option<Redis>,
+    /// Checkpoints of these routes were there before.
+    keep_positions: bool,
 }
 
 impl Servers {
@@ -51,7 +53,16 @@ impl Servers {
             }
         };
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        Ok(Servers { mongo_url, redis_url, http, state: tempfile::tempdir()?, mongo, redis })
+        let state = tempfile::tempdir()?;
+        let mut servers = Servers { mongo_url, redis_url, http, state, mongo, redis, keep_positions: false };
+        if servers.redis.is_none() && has_positions(&servers).await? {
+            servers.keep_positions = true;
+            say(
+                Who::Demo,
+                "         which has a checkpoint of the example's routes: they go on from there, and it is kept",
+            );
+        }
+        Ok(servers)
     }
 
     /// Where oplogue keeps its state.
@@ -83,6 +94,7 @@ impl Servers {
         }
         if were_used
             && self.redis.is_none()
+            && !self.keep_positions
             && let Err(e) = reset_positions(&self).await
         {
             say(Who::Demo, &format!("the checkpoints could not be removed from Redis: {e}"));

@@ -1,6 +1,9 @@
 //! One terminal for several processes: each line says whose it is.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::{
+    env,
+    io::{IsTerminal, Write, stdout},
+};
 
 /// Whose line it is.
 #[derive(Clone, Copy)]
@@ -9,6 +12,11 @@ pub enum Who {
     Writer,
     Oplogue,
     Redis,
+}
+
+/// Whether lines are coloured.
+pub fn colours() -> bool {
+    stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints a line.
@@ -21,7 +29,7 @@ pub fn say(who: Who, line: &str) {
     };
     let mut out = stdout().lock();
     // A terminal that is gone is no reason to fail: the servers are still to be ended.
-    let _ = if out.is_terminal() {
+    let _ = if colours() {
         writeln!(out, "\x1b[{colour}m{name:>14} │\x1b[0m {line}")
     } else {
         writeln!(out, "{name:>14} │ {line}")
