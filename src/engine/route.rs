@@ -137,12 +137,12 @@ impl Route {
             "running"
         );
         self.status.started(&opened.position);
-        let reading = tokio::spawn(async move {
+        let reading = AbortOnDropHandle::new(tokio::spawn(async move {
             if let Some(gap) = opened.gap {
                 reader.hand_over(gap).await?;
             }
             reader.run(opened.position).await
-        });
+        }));
         let _pulse = AbortOnDropHandle::new(tokio::spawn(pulse::run(
             self.plan.name.clone(),
             Arc::clone(sink),

@@ -5,13 +5,14 @@ use std::time::Duration;
 use oplogue_api::{Error, ErrorKind, Position, Result};
 use tokio::{
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 use super::{
+    backoff::Backoff,
     checkpoint::Saver,
     reader::ReadEnd,
     route::{Route, RouteEnd},
@@ -26,7 +27,7 @@ pub struct Run<'a> {
     pub committed: watch::Sender<Option<Position>>,
     pub saver: Saver,
     pub lanes: JoinSet<Result<()>>,
-    pub reading: JoinHandle<Result<ReadEnd>>,
+    pub reading: AbortOnDropHandle<Result<ReadEnd>>,
     pub stop_reading: CancellationToken,
 }
 
@@ -142,8 +143,9 @@ impl Run<'_> {
         }
     }
 
-    async fn save(&mut self) -> Result<()> {
-        let Some(mark) = self.tracker.mark() else { return Ok(()) };
+    /// Whether there is nothing that is still to be saved.
+    async fn save(&mut self) -> Result<bool> {
+        let Some(mark) = self.tracker.mark() else { return Ok(true) };
         let is_news = self.saver.saved() != Some(&mark);
         // I1: the mark is what every part of every earlier batch was delivered up to.
         match self.saver.save(&mark).await {
@@ -158,7 +160,7 @@ impl Run<'_> {
                     *committed = Some(mark);
                     changed
                 });
-                Ok(())
+                Ok(true)
             }
             Err(e) => {
                 self.route.metrics.checkpoint_saved(false);
@@ -167,7 +169,7 @@ impl Run<'_> {
                     // On an idle route this is how a destination that keeps the checkpoints is found to be gone.
                     self.route.status.retrying(Place::Checkpoint, &e);
                     warn!(route = self.route.plan.name, error = %e, "the checkpoint was not saved; trying again");
-                    return Ok(());
+                    return Ok(false);
                 }
                 if e.kind() == ErrorKind::PositionLost {
                     // The destination is behind what it once acknowledged: run the route again from what it holds now.
@@ -181,7 +183,14 @@ impl Run<'_> {
     /// Within what is left of the grace, or a moment more: a store that is as deaf as the sink must not hold up the end.
     async fn save_last(&mut self, deadline: Instant, finished: bool) -> Result<()> {
         let least = Duration::from_secs(if finished { 5 } else { 1 });
-        match tokio::time::timeout_at(deadline.max(Instant::now() + least), self.save()).await {
+        let saving = async {
+            let mut backoff = Backoff::new();
+            while !self.save().await? {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout_at(deadline.max(Instant::now() + least), saving).await {
             Ok(result) => result,
             Err(_) => {
                 warn!(

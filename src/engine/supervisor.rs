@@ -1,7 +1,8 @@
 //! Keeps a route running, and decides when it must not.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt;
 use oplogue_api::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -28,7 +29,9 @@ pub async fn keep_running(route: Route) -> Result<RouteEnd> {
     let mut backoff = Backoff::new();
     loop {
         let started = Instant::now();
-        let failed = match route.run().await {
+        // Opening, and the checkpoints: reader and lanes run in tasks of their own.
+        let ended = AssertUnwindSafe(route.run()).catch_unwind().await;
+        let failed = match ended.unwrap_or_else(|_| Err(Error::bug("the route panicked"))) {
             Ok(end) => {
                 info!(route = name, "{}", if end == RouteEnd::Finished { "finished" } else { "stopped, as told" });
                 route.status.finished();
