@@ -164,3 +164,44 @@ fn anchor_of(line: &str) -> String {
     let text = line.trim_start_matches('#').trim().to_lowercase();
     text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
 }
+
+/// Files, folders and tests that docs/architecture.md names in the table of invariants and behind it are there.
+#[test]
+fn the_architecture_names_what_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let (_, tables) = page.split_once("## The invariants").unwrap();
+    let mut code = Vec::new();
+    let mut folders = vec![root.join("src"), root.join("plugins"), root.join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                code.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let mut gone = Vec::new();
+    let mut names = 0;
+    for word in tables.split('`').skip(1).step_by(2) {
+        let is_test = word.matches('_').count() > 2
+            && word.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit());
+        let is_there = if is_test {
+            code.iter().any(|(_, text)| text.contains(&format!("fn {word}(")))
+        } else if word.ends_with(".rs") {
+            code.iter().any(|(path, _)| {
+                path.ends_with(&format!("/{}", word.trim_start_matches("…/").replace("api/", "api/src/")))
+            })
+        } else {
+            continue;
+        };
+        names += 1;
+        if !is_there {
+            gone.push(word);
+        }
+    }
+    assert!(names > 40, "only {names} names");
+    assert!(gone.is_empty(), "{gone:?}");
+}
