@@ -12,7 +12,7 @@ pub struct Saver {
     generation: u64,
     /// The position that is stored, as far as is known.
     saved: Option<Position>,
-    /// What the last call tried to store, in case only its reply was lost.
+    /// What may be stored, since the reply to that is missing: it is tried again as it is until that is known.
     tried: Option<Checkpoint>,
 }
 
@@ -74,21 +74,16 @@ impl Saver {
                 return Ok(());
             }
             let next = Checkpoint { position: mark.clone(), generation: self.generation + 1 };
-            let known = self.tried.replace(next.clone());
-            let stored = match self.store.save(&self.route, &next).await? {
-                Saved::Stored => next,
-                // Our own earlier save, the reply to which was lost.
-                Saved::Superseded(other) if known.as_ref() == Some(&other) => {
-                    self.accept(other);
-                    continue;
-                }
+            let next = self.tried.get_or_insert(next).clone();
+            match self.store.save(&self.route, &next).await? {
+                // It may be an earlier try: then comes `mark`.
+                Saved::Stored => self.accept(next),
                 Saved::Superseded(other) if self.store.is_shared() => {
                     let ahead = other.position.time >= mark.time;
                     self.accept(other);
                     if ahead {
                         return Ok(());
                     }
-                    continue;
                 }
                 Saved::Superseded(other) => {
                     return Err(Error::operator(format!(
@@ -100,9 +95,7 @@ impl Saver {
                          a state of its own",
                     ));
                 }
-            };
-            self.accept(stored);
-            return Ok(());
+            }
         }
         Err(Error::transient(format!("the checkpoint of route `{}` is being moved by others all the time", self.route)))
     }
@@ -118,7 +111,11 @@ impl Saver {
 mod tests {
     use super::*;
     use bson::{Timestamp, rawdoc};
-    use oplogue_testkit::sample::MemoryStore;
+    use oplogue_api::ErrorKind;
+    use oplogue_testkit::{
+        faults::{Fault, FaultyStore, Schedule},
+        sample::MemoryStore,
+    };
 
     fn at(n: u32) -> Position {
         Position { token: rawdoc! {"n": n as i32}.into(), time: Timestamp { time: n, increment: 0 } }
@@ -142,11 +139,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lost_reply_and_a_failure_behind_it_are_not_taken_for_another_process() {
+        let schedule = Schedule::new(1)
+            .then(1, Fault::FailAfterWrite(ErrorKind::Transient))
+            .then(1, Fault::Reject(ErrorKind::Transient));
+        let store = MemoryStore::new();
+        let mut saver = Saver::load(Arc::new(store.clone()), "r").await.unwrap();
+        saver.store = Arc::new(FaultyStore::new(Arc::clone(&saver.store), schedule));
+        assert!(saver.save(&at(1)).await.is_err());
+        assert!(saver.save(&at(2)).await.is_err());
+        saver.save(&at(3)).await.unwrap();
+        assert_eq!(store.get("r").unwrap(), Checkpoint { position: at(3), generation: 2 });
+    }
+
+    #[tokio::test]
     async fn a_store_of_one_writer_refuses_the_second_to_begin() {
         let store: Arc<dyn CheckpointStore> = Arc::new(MemoryStore::new());
         let mut one = Saver::load(Arc::clone(&store), "r").await.unwrap();
         let mut two = Saver::load(store, "r").await.unwrap();
         one.begin(&at(1)).await.unwrap();
-        assert_eq!(two.begin(&at(2)).await.unwrap_err().kind(), oplogue_api::ErrorKind::Operator);
+        assert_eq!(two.begin(&at(2)).await.unwrap_err().kind(), ErrorKind::Operator);
     }
 }
