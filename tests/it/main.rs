@@ -2,6 +2,7 @@
 
 mod backlog;
 mod bad_input;
+mod beside;
 mod cli;
 mod config;
 mod crash;
@@ -9,10 +10,13 @@ mod disk;
 mod engine;
 mod forget;
 mod graph;
+mod hostile;
+mod leaks;
 mod outage;
 mod process;
 mod signals;
 mod subscriber;
 mod support;
+mod troubles;
 mod twins;
 mod writer;
