@@ -149,7 +149,8 @@ impl Route {
             tracker.clone(),
             Arc::clone(&self.status),
         )));
-        let run = Run { route: self, tracker, committed, saver: opened.saver, lanes, reading, stop_reading };
+        let run =
+            Run { route: self, tracker, committed, saver: opened.saver, unsaved: false, lanes, reading, stop_reading };
         run.supervise().await
     }
 

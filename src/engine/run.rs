@@ -26,6 +26,8 @@ pub struct Run<'a> {
     pub tracker: Tracker,
     pub committed: watch::Sender<Option<Position>>,
     pub saver: Saver,
+    /// The last checkpoint was not saved, and that has been logged.
+    pub unsaved: bool,
     pub lanes: JoinSet<Result<()>>,
     pub reading: AbortOnDropHandle<Result<ReadEnd>>,
     pub stop_reading: CancellationToken,
@@ -150,6 +152,9 @@ impl Run<'_> {
         // I1: the mark is what every part of every earlier batch was delivered up to.
         match self.saver.save(&mark).await {
             Ok(()) => {
+                if std::mem::take(&mut self.unsaved) {
+                    info!(route = self.route.plan.name, "the checkpoint is saved again");
+                }
                 if is_news {
                     self.route.metrics.checkpoint_saved(true);
                     self.route.status.recovered(Place::Checkpoint);
@@ -168,7 +173,9 @@ impl Run<'_> {
                 if e.kind() == ErrorKind::Transient {
                     // On an idle route this is how a destination that keeps the checkpoints is found to be gone.
                     self.route.status.retrying(Place::Checkpoint, &e);
-                    warn!(route = self.route.plan.name, error = %e, "the checkpoint was not saved; trying again");
+                    if !std::mem::replace(&mut self.unsaved, true) {
+                        warn!(route = self.route.plan.name, error = %e, "the checkpoint was not saved; trying again");
+                    }
                     return Ok(false);
                 }
                 if e.kind() == ErrorKind::PositionLost {
