@@ -225,7 +225,7 @@ async fn an_array_of_100_000_elements_is_changed_inside() {
         oplogue.wait("told of all", |o| of_it(o).len() == 5);
         let events = of_it(&oplogue);
         assert_eq!(events[1]["update"]["set"]["a.99999"], 5, "{kind}");
-        assert_eq!(events[3]["update"]["set"].as_object().map(|s| s.len() >= 1), Some(true), "{kind}");
+        assert!(events[3]["update"]["set"].as_object().is_some_and(|s| !s.is_empty()), "{kind}");
         assert_eq!(events[4]["update"]["truncate"]["a"], 99_000, "{kind}: {}", &events[4].to_string()[..300]);
         assert!(oplogue.terminate().success());
     }
