@@ -2,6 +2,8 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use oplogue_testkit::generate::Rng;
+
 use crate::process::Oplogue;
 
 /// A `[sources.a]` table of either Mongo source.
@@ -37,14 +39,14 @@ pub fn to_redis(kind: &str, uri: &str, redis: &str, db: &str, more: &str) -> Opl
 /// Random numbers from a seed that a failing test prints; `OPLOGUE_TEST_SEED` sets it.
 pub struct Chance {
     seed: u64,
-    state: u64,
+    rng: Rng,
 }
 
 impl Chance {
     pub fn new() -> Chance {
         let given = std::env::var("OPLOGUE_TEST_SEED").ok().and_then(|s| s.parse().ok());
-        let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish()) | 1;
-        Chance { seed, state: seed }
+        let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+        Chance { seed, rng: Rng::new(seed) }
     }
 
     pub fn seed(&self) -> u64 {
@@ -53,9 +55,6 @@ impl Chance {
 
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state % limit
+        self.rng.next_u64() % limit
     }
 }

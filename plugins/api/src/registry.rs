@@ -86,12 +86,10 @@ impl Options {
     /// Reads the options into a struct. Give it `#[serde(deny_unknown_fields)]` and defaults.
     ///
     /// # Errors
-    /// [`Operator`](crate::ErrorKind::Operator), naming the key.
+    /// [`Operator`](crate::ErrorKind::Operator), naming the key. It may quote a value of the wrong type: the router checks the
+    /// types of [`Field`]s before it builds a plugin, and cuts the values of secret ones out of what it tells.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(self.0.clone()).map_err(|e| {
-            // The message of toml quotes keys, and values of wrong type by type only.
-            Error::operator(e.message().to_owned())
-        })
+        T::deserialize(self.0.clone()).map_err(|e| Error::operator(e.message().to_owned()))
     }
     /// The table itself.
     pub fn table(&self) -> &toml::Table {

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
@@ -34,8 +34,6 @@ struct State {
     accepted: AtomicUsize,
     refused: AtomicUsize,
     cuts: AtomicUsize,
-    to_clients: AtomicU64,
-    to_server: AtomicU64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -62,8 +60,6 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
-            to_clients: AtomicU64::new(0),
-            to_server: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, state.clone()));
         Proxy { addr, state, accepting }
@@ -127,16 +123,6 @@ impl Proxy {
     /// How often it has been cut, by call or by count.
     pub fn cuts(&self) -> usize {
         self.state.cuts.load(Ordering::SeqCst)
-    }
-
-    /// How many bytes have passed from the server to the clients.
-    pub fn bytes_to_clients(&self) -> u64 {
-        self.state.to_clients.load(Ordering::SeqCst)
-    }
-
-    /// How many bytes have passed from the clients to the server.
-    pub fn bytes_to_server(&self) -> u64 {
-        self.state.to_server.load(Ordering::SeqCst)
     }
 }
 
@@ -214,7 +200,7 @@ async fn relay(mut client: TcpStream, state: &State, mut mode: watch::Receiver<M
         let (mut server_in, mut server_out) = server.split();
         let mut stalls = mode.clone();
         tokio::select! {
-            () = upwards(&mut client_in, &mut server_out, state, &mut mode) => {}
+            () = upwards(&mut client_in, &mut server_out, &mut mode) => {}
             () = downwards(&mut server_in, &mut client_out, state, &mut stalls) => {}
         }
     };
@@ -235,13 +221,12 @@ fn reset(connection: &TcpStream) {
     let _ = connection.set_zero_linger();
 }
 
-async fn upwards(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, state: &State, mode: &mut watch::Receiver<Mode>) {
+async fn upwards(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, mode: &mut watch::Receiver<Mode>) {
     let mut chunk = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut chunk).await {
         if mode.wait_for(|m| !m.stalled).await.is_err() || to.write_all(&chunk[..n]).await.is_err() {
             return;
         }
-        state.to_server.fetch_add(n as u64, Ordering::SeqCst);
     }
 }
 
@@ -255,7 +240,6 @@ async fn downwards(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, state: &Stat
         if to.write_all(&chunk[..pass]).await.is_err() {
             return;
         }
-        state.to_clients.fetch_add(pass as u64, Ordering::SeqCst);
         if last {
             return state.cut(false);
         }

@@ -158,6 +158,20 @@ async fn everything_arrives_once_in_order_and_the_checkpoint_follows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sink_has_its_own_limit_and_its_own_store() {
+    let mut b = Bench::new(Ordering::PerKey);
+    let (with_sink, file) = (MemoryStore::new(), b.store.clone());
+    b.routes[0].sink = sink_node(&b.sink.clone().max_batch(3).with_store(Arc::new(with_sink.clone())));
+    b.routes[0].checkpoint = CheckpointPlan::Sink(store_node(&file));
+    b.push(100);
+    b.log.finish();
+    assert!(b.run().end().await.failed.is_empty());
+    assert!(b.sink.writes().iter().all(|w| w.len() <= 3));
+    assert_eq!(with_sink.get("r").unwrap().position, b.log.end());
+    assert!(file.get("r").is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_resumes_behind_the_checkpoint() {
     let b = Bench::new(Ordering::Total);
     b.push(20);

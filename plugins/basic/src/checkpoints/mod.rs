@@ -145,7 +145,7 @@ fn writable(dir: &Path) -> Result<bool> {
         Ok(meta) if meta.is_dir() => {
             // Permission bits do not tell (owner, ACLs, read-only mounts); a nameless trace-free try does.
             let probe = dir.join(format!(".oplogue-probe-{}", std::process::id()));
-            fs::File::create_new(&probe).map_err(|e| io_error(dir, "cannot be written to", e))?;
+            fs::File::create(&probe).map_err(|e| io_error(dir, "cannot be written to", e))?;
             fs::remove_file(&probe).map_err(|e| io_error(dir, "cannot be written to", e))?;
             Ok(true)
         }

@@ -57,7 +57,6 @@ struct State {
     verdict: Option<Arc<Verdict>>,
     open_errors: VecDeque<ErrorKind>,
     ping_error: Option<ErrorKind>,
-    opens: usize,
     closes: usize,
 }
 
@@ -200,11 +199,6 @@ impl MemorySink {
         self.state().upto.clone()
     }
 
-    /// How often the sink was opened, failures included.
-    pub fn opens(&self) -> usize {
-        self.state().opens
-    }
-
     /// How often the sink was closed.
     pub fn closes(&self) -> usize {
         self.state().closes
@@ -281,7 +275,6 @@ impl Sink for MemorySink {
 
     async fn open(&self) -> Result<()> {
         let mut state = self.state();
-        state.opens += 1;
         match state.open_errors.pop_front() {
             Some(kind) => Err(Error::new(kind, "the test asked for this error")),
             None => Ok(()),
