@@ -9,6 +9,9 @@
 //!     oplogue::main_with(registry)
 //! }
 //! ```
+//!
+//! [`builtin`], [`main_with`] and the contract ([`api`]) are the interface for such programs. The other modules are public for
+//! tests and measurements, and may change with every version.
 #![deny(missing_docs)]
 
 pub mod builtin;

@@ -7,7 +7,7 @@ use oplogue::config::{CheckpointPlan, Node};
 use oplogue_api::{CheckpointStore, ErrorKind, Op, Options, Ordering, Sink, Source, Transform, TransformBuild};
 use oplogue_testkit::{
     faults::{Fault, FaultySink, FaultySource, FaultyStore, FaultyTransform, Schedule},
-    sample,
+    sample::{self, MemoryStore},
 };
 
 use super::{Bench, sink_node, source_node, store_node};
@@ -80,6 +80,9 @@ async fn faults_at_every_place_lose_nothing_and_keep_the_order() {
         let mut chance = Chance::new();
         println!("seed {}", chance.seed());
         let mut b = Bench::new(if chance.below(2) == 0 { Ordering::Total } else { Ordering::PerKey });
+        if chance.below(3) == 0 {
+            b.store = MemoryStore::shared();
+        }
         fill(&b, &mut chance);
         wrap(&mut b, &mut chance);
         b.log.fail_open(TRANSIENT);
