@@ -207,7 +207,7 @@ impl Sink for RedisOplog {
             let upto = upto.filter(|_| next == events.len());
             let mut failed = bad.map(|e| (next, e));
             if !work.packed.is_empty() || upto.is_some() {
-                let known = self.store.watermark();
+                let known = self.store.watermark()?;
                 match self.publish(work.pack.finish(), upto, &known).await {
                     Ok(published) => {
                         if self.dedupe {
@@ -221,7 +221,7 @@ impl Sink for RedisOplog {
                         }
                     }
                     Err(e) if e.kind() == ErrorKind::PositionLost => {
-                        // The route goes back to what Redis holds, and so does what this instance knows.
+                        // The route goes back to what Redis holds.
                         self.store.set_behind();
                         return Err(e);
                     }

@@ -64,8 +64,15 @@ impl RedisStore {
     }
 
     /// The watermark that Redis last confirmed to this instance; empty: none.
-    pub fn watermark(&self) -> Vec<u8> {
-        self.known().watermark.clone()
+    ///
+    /// # Errors
+    /// `PositionLost` when Redis has forgotten it. Until the route has loaded the position that Redis holds, nothing is published
+    /// and no position saved: either would pass over what is to be sent again (I1).
+    pub fn watermark(&self) -> Result<Vec<u8>> {
+        match &*self.known() {
+            Known { behind: true, .. } => Err(reply::from_code("OPLOGUEBEHIND").at(self.link.place())),
+            known => Ok(known.watermark.clone()),
+        }
     }
 
     /// Notes what Redis confirmed.
@@ -73,10 +80,9 @@ impl RedisStore {
         self.known().watermark = watermark;
     }
 
-    /// Notes that Redis has forgotten what it had confirmed. Until the route has loaded the position that Redis holds, none is
-    /// saved: it would pass over what is to be sent again (I1).
+    /// Notes that Redis has forgotten what it had confirmed.
     pub fn set_behind(&self) {
-        *self.known() = Known { watermark: Vec::new(), behind: true };
+        self.known().behind = true;
     }
 
     /// The key of a route's hash.
@@ -151,10 +157,7 @@ impl CheckpointStore for RedisStore {
 
     async fn save(&self, route: &str, checkpoint: &Checkpoint) -> Result<Saved> {
         let Checkpoint { position, generation } = checkpoint;
-        if self.known().behind {
-            return Err(reply::from_code("OPLOGUEBEHIND").at(self.link.place()));
-        }
-        let watermark = self.watermark();
+        let watermark = self.watermark()?;
         let time = time_digits(position.time);
         let generation = generation.to_string();
         let args = [position.token.as_bytes(), &time, generation.as_bytes(), self.shared(), &watermark];

@@ -137,3 +137,29 @@ async fn a_redis_that_forgot_what_it_confirmed_sends_the_route_back() {
     assert_eq!(write(&sink, &place.inserts(10..30), 29).await.duplicates, 0);
     assert_eq!(subscriber.on(&place.ns("tasks")).await, place.heard(10..30));
 }
+
+/// The next checkpoint may notice before the next event does.
+#[tokio::test]
+async fn a_redis_that_forgot_keeps_no_later_position_and_gets_no_later_event_before_its_own_is_loaded() {
+    let redis = servers::redis().await;
+    let place = Place::new(redis.url());
+    let sink = place.sink();
+    let store = sink.checkpoints().unwrap();
+    write(&sink, &place.inserts(0..10), 9).await;
+    let mut connection = redis.connection().await;
+    let saved: Vec<(String, Vec<u8>)> =
+        redis::cmd("HGETALL").arg(place.key()).query_async(&mut connection).await.unwrap();
+    write(&sink, &place.inserts(10..20), 19).await;
+    let _: () = redis::cmd("HSET").arg(place.key()).arg(&saved).query_async(&mut connection).await.unwrap();
+    let subscriber = Subscriber::of(&place, redis.client()).await;
+    for _ in 0..2 {
+        let error = store.save(&place.route, &checkpoint(25, 2)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
+        let error = sink.write(&place.inserts(20..30), Some(&behind(29))).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
+    }
+    assert_eq!(store.load(&place.route).await.unwrap().unwrap().position, behind(9));
+    assert_eq!(write(&sink, &place.inserts(10..30), 29).await.duplicates, 0);
+    assert_eq!(subscriber.on(&place.ns("tasks")).await, place.heard(10..30));
+    assert_eq!(store.load(&place.route).await.unwrap().unwrap().position, behind(29));
+}
