@@ -74,19 +74,42 @@ fn wrap(b: &mut Bench, chance: &mut Chance) {
     route.via.push(Node { name: "through".into(), kind: "memory", options: Options::default(), build });
 }
 
+/// A route in a storm; the seed is printed with a failing test.
+fn storm() -> (Bench, Chance) {
+    let mut chance = Chance::new();
+    println!("seed {}", chance.seed());
+    let mut b = Bench::new(if chance.below(2) == 0 { Ordering::Total } else { Ordering::PerKey });
+    if chance.below(3) == 0 {
+        b.store = MemoryStore::shared();
+    }
+    fill(&b, &mut chance);
+    wrap(&mut b, &mut chance);
+    b.log.fail_open(TRANSIENT);
+    b.sink.fail_open(TRANSIENT);
+    (b, chance)
+}
+
 #[tokio::test(start_paused = true)]
 async fn faults_at_every_place_lose_nothing_and_keep_the_order() {
     for _ in 0..30 {
-        let mut chance = Chance::new();
-        println!("seed {}", chance.seed());
-        let mut b = Bench::new(if chance.below(2) == 0 { Ordering::Total } else { Ordering::PerKey });
-        if chance.below(3) == 0 {
-            b.store = MemoryStore::shared();
+        let (b, _) = storm();
+        let outcome = b.run().end().await;
+        assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+        b.assert_complete_and_ordered();
+        assert_eq!(b.store.get("r").unwrap().position, b.log.end());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopped_and_started_again_amid_faults_it_loses_nothing_and_keeps_the_order() {
+    for _ in 0..30 {
+        let (b, mut chance) = storm();
+        for _ in 0..10 {
+            let running = b.run();
+            tokio::time::sleep(Duration::from_millis(chance.below(5000))).await;
+            let outcome = running.stop().await;
+            assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
         }
-        fill(&b, &mut chance);
-        wrap(&mut b, &mut chance);
-        b.log.fail_open(TRANSIENT);
-        b.sink.fail_open(TRANSIENT);
         let outcome = b.run().end().await;
         assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
         b.assert_complete_and_ordered();
