@@ -80,6 +80,7 @@ impl Tap {
             tokio::select! {
                 result = tapping.run() => result,
                 () = asked_to_stop() => Ok(()),
+                () = reader_gone() => Ok(()),
             }
         });
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -89,6 +90,31 @@ impl Tap {
             Err(e) => Err(file::failed(&e)),
         }
     }
+}
+
+/// Returns when whoever read our output has gone: `tap … | head -3` must not wait for a fourth event to notice.
+#[cfg(unix)]
+#[allow(deprecated, reason = "an owned descriptor cannot be closed while it is watched; the successor is an unsafe fn")]
+async fn reader_gone() {
+    use std::os::fd::AsFd;
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    let output = std::io::stdout().as_fd().try_clone_to_owned();
+    // A file cannot be watched, and has no reader.
+    if let Ok(Ok(output)) = output.map(|fd| AsyncFd::with_interest(fd, Interest::ERROR)) {
+        while let Ok(mut ready) = output.ready(Interest::ERROR).await {
+            if ready.ready().is_error() {
+                return;
+            }
+            ready.clear_ready();
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(not(unix))]
+async fn reader_gone() {
+    std::future::pending().await
 }
 
 struct Tapping {

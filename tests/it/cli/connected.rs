@@ -3,7 +3,10 @@
 use std::{net::TcpListener, process::Stdio};
 
 use mongodb::bson::{Document, doc};
-use oplogue_testkit::{servers, unique};
+use oplogue_testkit::{
+    servers::{self, Mongo, MongoOptions},
+    unique,
+};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{File, PATIENCE, command, finish, run};
@@ -171,6 +174,21 @@ async fn tap_ends_when_it_is_told() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("an event").unwrap().expect("a line");
     terminate(&child);
+    finish(child).await.expect(0);
+}
+
+/// `oplogue tap … | head -1` on a server where nothing more happens.
+#[tokio::test(flavor = "multi_thread")]
+async fn tap_notices_without_an_event_that_its_reader_has_gone() {
+    // Of its own: on a shared one there is always one more event, which finds the pipe closed.
+    let mongo = Mongo::start(MongoOptions::default()).await;
+    mongo.client().await.database("d").collection::<Document>("c").insert_one(doc! {"_id": 1}).await.unwrap();
+    let file = File::new(&format!("[sources.mongo]\ntype = \"mongo-oplog\"\nuri = \"{}\"\n", mongo.uri()));
+    let path = file.path().display().to_string();
+    let mut child = command(&["tap", &path, "mongo", "--start", "oldest"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("an event").unwrap().expect("a line");
+    drop(lines);
     finish(child).await.expect(0);
 }
 
