@@ -1,8 +1,12 @@
 //! The outer fields of an oplog entry, or of an operation inside `applyOps`, found in one pass.
 
-use bson::{RawBsonRef, RawDocument, Timestamp, raw::RawElement};
+use bson::{RawBsonRef, RawDocument, Timestamp};
 
-use super::{damaged, number};
+use super::{
+    damaged,
+    fields::{Field, fields},
+    number,
+};
 use crate::{Error, Result};
 
 /// Identifies an oplog entry across elections: `ts` alone may name another entry after a rollback.
@@ -69,20 +73,20 @@ impl<'a> Envelope<'a> {
     /// Fills in what can be read, and says what cannot: even a bad entry has a time and a namespace to report.
     pub fn read(&mut self, entry: &'a RawDocument) -> Result<()> {
         let mut read = Ok(());
-        for element in entry.iter_elements() {
-            if let Err(e) = self.field(&element.map_err(damaged)?) {
+        for field in fields(entry) {
+            if let Err(e) = self.field(&field?) {
                 read = read.and(Err(e));
             }
         }
         read
     }
 
-    fn field(&mut self, element: &RawElement<'a>) -> Result<()> {
+    fn field(&mut self, field: &Field<'a>) -> Result<()> {
         let wrong = |name: &str| Error::data(format!("`{name}` of the entry has the wrong type"));
-        let value = || element.value().map_err(damaged);
+        let value = || field.value();
         let document = |name| value()?.as_document().ok_or_else(|| wrong(name));
-        match element.key().as_str() {
-            "op" => {
+        match field.name {
+            b"op" => {
                 self.kind = Some(match value()?.as_str() {
                     Some("i") => Kind::Insert,
                     Some("u") => Kind::Update,
@@ -92,18 +96,18 @@ impl<'a> Envelope<'a> {
                     _ => return Err(Error::data("the entry's `op` is not known")),
                 });
             }
-            "ns" => self.ns = value()?.as_str().ok_or_else(|| wrong("ns"))?,
-            "o" => self.o = Some(document("o")?),
+            b"ns" => self.ns = value()?.as_str().ok_or_else(|| wrong("ns"))?,
+            b"o" => self.o = Some(document("o")?),
             // `null` where there is none has been written by tools that make entries.
-            "o2" => self.o2 = value()?.as_document(),
-            "ts" => self.ts = Some(value()?.as_timestamp().ok_or_else(|| wrong("ts"))?),
-            "t" => self.t = number(value()?).ok_or_else(|| wrong("t"))?,
-            "wall" => self.wall = value()?.as_datetime().map(|d| d.timestamp_millis()),
-            "lsid" => self.lsid = Some(document("lsid")?),
-            "txnNumber" => self.txn_number = Some(number(value()?).ok_or_else(|| wrong("txnNumber"))?),
-            "prevOpTime" => self.prev = Some(document("prevOpTime")?),
-            "fromMigrate" => self.from_migrate = value()?.as_bool().unwrap_or(false),
-            "multiOpType" => self.grouped = number(value()?).ok_or_else(|| wrong("multiOpType"))? != 0,
+            b"o2" => self.o2 = value()?.as_document(),
+            b"ts" => self.ts = Some(value()?.as_timestamp().ok_or_else(|| wrong("ts"))?),
+            b"t" => self.t = number(value()?).ok_or_else(|| wrong("t"))?,
+            b"wall" => self.wall = value()?.as_datetime().map(|d| d.timestamp_millis()),
+            b"lsid" => self.lsid = Some(document("lsid")?),
+            b"txnNumber" => self.txn_number = Some(number(value()?).ok_or_else(|| wrong("txnNumber"))?),
+            b"prevOpTime" => self.prev = Some(document("prevOpTime")?),
+            b"fromMigrate" => self.from_migrate = value()?.as_bool().unwrap_or(false),
+            b"multiOpType" => self.grouped = number(value()?).ok_or_else(|| wrong("multiOpType"))? != 0,
             _ => {}
         }
         Ok(())

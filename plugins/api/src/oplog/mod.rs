@@ -14,6 +14,7 @@ mod decoder;
 mod description;
 mod diff;
 mod envelope;
+mod fields;
 mod operation;
 #[cfg(test)]
 mod tests;

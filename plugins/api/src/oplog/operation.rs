@@ -7,6 +7,7 @@ use bson::{RawDocument, RawDocumentBuf, Timestamp, raw::cstr};
 use super::{
     damaged,
     envelope::{Envelope, Kind},
+    fields::fields,
     number,
 };
 use crate::{Change, Doc, Error, Event, Namespace, Op, Result, Txn};
@@ -121,8 +122,8 @@ fn update_form(o: &RawDocument) -> Result<Form<'_>> {
 }
 
 fn has_id(key: &RawDocument) -> Result<bool> {
-    for element in key.iter_elements() {
-        if element.map_err(damaged)?.key().as_str() == "_id" {
+    for field in fields(key) {
+        if field?.name == b"_id" {
             return Ok(true);
         }
     }
