@@ -173,6 +173,9 @@ impl Reader {
             let ticket = self.tracker.track(Some(end.clone()), 1, Some(reservation)).remove(0);
             return self.send(0, Part { events, ticket, end: Some(end) });
         }
+        if !events.iter().any(|event| event.op.is_barrier()) {
+            return self.split(events, Some(end), Some(reservation));
+        }
         // Runs of ordinary events between barriers; the end and the reservation belong to the last run.
         let mut last = (Some(end), Some(reservation));
         let mut run = Vec::new();

@@ -9,7 +9,7 @@ use oplogue_api::{Doc, Error, Result, oplog::OpTime};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::reply::Reply;
+use super::{ahead::Ahead, reply::Reply};
 use crate::{
     client::{answered, reply},
     errors::{Phase, classify, code},
@@ -58,7 +58,7 @@ impl Log {
     }
 
     /// A tailing cursor on the entries from `from` on. Its first reply comes at once. `None`: truncation was just there.
-    pub async fn tail(&self, from: Timestamp, batch: u32, wait: Duration) -> Result<Option<RawBatchCursor>> {
+    pub async fn tail(&self, from: Timestamp, batch: u32, wait: Duration) -> Result<Option<Ahead>> {
         let command = rawdoc! {
             "find": "oplog.rs",
             // On its own at the top level, this bound is a seek in the oplog and no scan.
@@ -70,7 +70,7 @@ impl Log {
         };
         let options = self.options(Some(batch), Some(wait));
         match answered(self.db.run_raw_cursor_command(command).with_options(options).batch()).await? {
-            Ok(cursor) => Ok(Some(cursor)),
+            Ok(cursor) => Ok(Some(Ahead::new(cursor))),
             // CappedPositionLost.
             Err(e) if code(&e) == Some(136) => Ok(None),
             Err(e) => Err(classify(e, Phase::Resume)),

@@ -1,5 +1,6 @@
 //! The source `mongo-oplog`: tails `local.oplog.rs` of one replica set.
 
+mod ahead;
 mod findings;
 mod gathering;
 mod log;

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use bson::Timestamp;
-use futures_util::StreamExt;
-use mongodb::raw_batch_cursor::RawBatchCursor;
 use oplogue_api::{
     Batch, Error, Position, Result,
     oplog::{Decoder, OpTime, Outcome},
@@ -12,6 +10,7 @@ use oplogue_api::{
 use tokio::time::Instant;
 
 use super::{
+    ahead::Ahead,
     gathering::{Gathering, Part},
     log::{Log, op_time},
     position::Place,
@@ -39,7 +38,7 @@ pub(super) struct Pace {
 
 pub(super) struct Tail {
     log: Log,
-    cursor: RawBatchCursor,
+    cursor: Ahead,
     pace: Pace,
     decoder: Decoder,
     deployment: Option<String>,
@@ -108,7 +107,7 @@ impl Tail {
         self.place.to_position(self.deployment.as_deref())
     }
 
-    /// Cancel-safe: what was read is in `self` before the next wait, and the cursor keeps a getMore that is under way.
+    /// Cancel-safe: what was read is in `self` before the next wait, and the cursor keeps what is under way.
     pub async fn next(&mut self) -> Result<Batch> {
         if self.pending.is_none() {
             let reply = self.read().await?;
