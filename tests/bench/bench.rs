@@ -1,6 +1,7 @@
 //! `make bench`: how fast the router is, as a ratio to reading the oplog with the bare driver. Started by run.sh, which
 //! provides the servers and the release build.
 
+mod latency;
 mod load;
 mod measure;
 mod raw;
@@ -10,6 +11,10 @@ mod route;
 use std::{env, path::PathBuf, process::exit};
 
 use bson::Timestamp;
+
+/// The router's, so that the raw reader has the same advantage.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What to measure, and against what.
 struct Plan {
@@ -76,5 +81,10 @@ async fn run() -> Result<(), Failure> {
         }
     }
     print!("{}", report::table(&runs));
+    println!("\n{:<33}{:>10}{:>13}{:>13}{:>11}", "oplog -> redis: latency", "p50", "p99", "most", "CPU");
+    for run in latency::RUNS {
+        print!("{}", latency::measure(&plan, run).await?.line(run));
+    }
+    println!("From the acknowledgement of a write (w: 1) to its message at a subscriber.");
     Ok(())
 }

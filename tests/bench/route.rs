@@ -4,12 +4,14 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use bson::Timestamp;
+use serde_json::Value;
 
 use crate::{
     Failure, Plan,
@@ -21,72 +23,104 @@ const LOOK: Duration = Duration::from_millis(10);
 /// No run takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Measures one route from the oldest oplog entry to the newest.
-pub fn measure(plan: &Plan, newest: Timestamp, sink: &str) -> Result<Run, Failure> {
-    let state = plan.dir.join("state");
-    let _ = fs::remove_dir_all(&state);
-    let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let config = plan.dir.join("bench.toml");
-    let log = plan.dir.join("oplogue.log");
-    let text = format!(
-        "[http]\nlisten = \"{http}\"\n\n[state]\ndir = \"{}\"\n\n\
-         [sources.factory]\ntype = \"mongo-oplog\"\nuri = \"{}\"\nstart = \"oldest\"\n\n\
-         [sinks.out]\n{sink}\n\n[[routes]]\nname = \"bench\"\nfrom = [\"factory\"]\nto = [\"out\"]\n",
-        state.display(),
-        plan.mongo
-    );
-    fs::write(&config, text)?;
-    let started = Instant::now();
-    let mut child = Command::new(&plan.oplogue)
-        .arg("run")
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(&log)?)
-        .spawn()?;
-    let result = watch(plan, newest, http, started, &mut child);
-    if result.is_err() {
-        eprint!("{}", fs::read_to_string(&log)?);
-        let _ = child.kill();
-        let _ = child.wait();
-        return result;
-    }
-    Command::new("sh").arg("-c").arg(format!("kill {}", child.id())).status()?;
-    let status = child.wait()?;
-    if !status.success() {
-        eprint!("{}", fs::read_to_string(&log)?);
-        return Err(format!("the router ended with {status} when it was asked to stop").into());
-    }
-    result
+/// The router, running one route.
+pub struct Router {
+    child: Child,
+    http: SocketAddr,
+    log: PathBuf,
 }
 
-fn watch(
-    plan: &Plan,
-    newest: Timestamp,
-    http: SocketAddr,
-    started: Instant,
-    child: &mut Child,
-) -> Result<Run, Failure> {
-    loop {
-        // It may not listen yet; then the connection is refused.
-        if get(http, "/api/v1/routes").ok().and_then(|body| delivered(&body)).is_some_and(|at| at >= newest) {
-            break;
-        }
-        if let Some(status) = child.try_wait()? {
-            return Err(format!("the router ended with {status} before it was done").into());
-        }
-        if started.elapsed() > PATIENCE {
-            return Err("the router is not done after 5 minutes".into());
-        }
-        sleep(LOOK);
+impl Router {
+    /// Starts it with the given options of source and sink.
+    pub fn start(plan: &Plan, source: &str, sink: &str) -> Result<Router, Failure> {
+        let state = plan.dir.join("state");
+        let _ = fs::remove_dir_all(&state);
+        let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let config = plan.dir.join("bench.toml");
+        let log = plan.dir.join("oplogue.log");
+        let text = format!(
+            "[http]\nlisten = \"{http}\"\n\n[state]\ndir = \"{}\"\n\n\
+             [sources.factory]\ntype = \"mongo-oplog\"\nuri = \"{}\"\n{source}\n\n\
+             [sinks.out]\n{sink}\n\n[[routes]]\nname = \"bench\"\nfrom = [\"factory\"]\nto = [\"out\"]\n",
+            state.display(),
+            plan.mongo
+        );
+        fs::write(&config, text)?;
+        let child = Command::new(&plan.oplogue)
+            .arg("run")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()?;
+        Ok(Router { child, http, log })
     }
+
+    /// Waits until what the HTTP interface says about the route is as wanted.
+    fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<(), Failure> {
+        let started = Instant::now();
+        loop {
+            // It may not listen yet; then the connection is refused.
+            let body = get(self.http, "/api/v1/routes").ok();
+            let view = body.and_then(|body| serde_json::from_str::<Value>(&body).ok());
+            if view.is_some_and(|view| wanted(&view["routes"][0])) {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("the router ended with {status} before it was done").into());
+            }
+            if started.elapsed() > PATIENCE {
+                return Err("the router is not done after 5 minutes".into());
+            }
+            sleep(LOOK);
+        }
+    }
+
+    /// Waits until the route has begun to read.
+    pub fn running(&mut self) -> Result<(), Failure> {
+        self.wait_for(|route| route["state"] == "running")
+    }
+
+    /// CPU time and peak memory so far.
+    pub fn used(&self, plan: &Plan) -> Result<(Duration, u64), Failure> {
+        used(self.child.id(), plan.ticks)
+    }
+
+    /// Asks it to end, and makes sure that it does so in good order.
+    pub fn stop(mut self) -> Result<(), Failure> {
+        Command::new("sh").arg("-c").arg(format!("kill {}", self.child.id())).status()?;
+        let status = self.child.wait()?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(format!("the router ended with {status} when it was asked to stop").into())
+    }
+}
+
+impl Drop for Router {
+    /// One that still runs has not done what it was started for: its log says why.
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(status)) if status.success()) {
+            eprint!("{}", fs::read_to_string(&self.log).unwrap_or_default());
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Measures one route from the oldest oplog entry to the newest.
+pub fn measure(plan: &Plan, newest: Timestamp, sink: &str) -> Result<Run, Failure> {
+    let started = Instant::now();
+    let mut router = Router::start(plan, "start = \"oldest\"", sink)?;
+    router.wait_for(|route| delivered(route).is_some_and(|at| at >= newest))?;
     let wall = started.elapsed();
-    let (cpu, peak_rss) = used(child.id(), plan.ticks)?;
-    let metrics = get(http, "/metrics")?;
+    let (cpu, peak_rss) = router.used(plan)?;
+    let metrics = get(router.http, "/metrics")?;
     let events = count(&metrics, "delivered");
     if events < plan.events || count(&metrics, "duplicate") > 0 {
         return Err(format!("{events} of {} events were delivered", plan.events).into());
     }
+    router.stop()?;
     Ok(Run { events: plan.events, wall, cpu, peak_rss })
 }
 
@@ -100,9 +134,8 @@ fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
     Ok(body.to_owned())
 }
 
-fn delivered(body: &str) -> Option<Timestamp> {
-    let view: serde_json::Value = serde_json::from_str(body).ok()?;
-    let (time, increment) = view["routes"][0]["delivered"].as_str()?.split_once('.')?;
+fn delivered(route: &Value) -> Option<Timestamp> {
+    let (time, increment) = route["delivered"].as_str()?.split_once('.')?;
     Some(Timestamp { time: time.parse().ok()?, increment: increment.parse().ok()? })
 }
 
