@@ -22,20 +22,7 @@ pub(super) struct Context {
 
 impl Context {
     pub fn event(&self, op: Op, ns: Namespace, index: u32, raw: Doc) -> Event {
-        Event {
-            op,
-            ns,
-            key: None,
-            after: None,
-            before: None,
-            change: None,
-            to: None,
-            time: self.time,
-            index,
-            wall: self.wall,
-            txn: self.txn.clone(),
-            raw,
-        }
+        Event { index, wall: self.wall, txn: self.txn.clone(), ..Event::new(op, ns, self.time, raw) }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     client::reply,
-    errors::{Phase, classify},
+    errors::{HISTORY_GONE, Phase, classify},
 };
 
 /// How much longer than the agreed wait the server may take before the connection counts as dead. (A shorter limit
@@ -229,7 +229,7 @@ async fn missing(log: &Log, at: OpTime, found: Option<OpTime>) -> Error {
         }
     }
     Error::position_lost("the entry at the position is no longer in the oplog: it was rolled back after an election")
-        .hint("events that were rolled back may have been delivered: resync what is behind this route, then reset the position or set on_position_lost; read_concern = \"majority\" never delivers such events")
+        .hint("events that were rolled back may have been delivered: bring the destination up to date by other means, then `oplogue position set FILE ROUTE --now`, or on_position_lost = \"from-now\"; read_concern = \"majority\" never delivers such events")
 }
 
 fn overtaken() -> Error {
@@ -237,6 +237,5 @@ fn overtaken() -> Error {
 }
 
 fn rolled_over() -> Error {
-    Error::position_lost("the oplog no longer reaches back to the position")
-        .hint("the events in between are lost to this route: enlarge the oplog (replSetResizeOplog) or keep stops shorter; then resync and reset the position, or set on_position_lost")
+    Error::position_lost("the oplog no longer reaches back to the position").hint(HISTORY_GONE)
 }
