@@ -47,6 +47,8 @@ pub struct RoutePlan {
     pub checkpoint: CheckpointPlan,
     /// What happens when the position is lost.
     pub on_position_lost: OnPositionLost,
+    /// A checkpoint older than this at the start of the process counts as lost, with [`OnPositionLost::FromNow`].
+    pub max_catch_up: Option<Duration>,
     /// What happens with an event that cannot be decoded or delivered.
     pub on_bad_event: OnBadEvent,
     /// How many bytes may be between source and sink (I6).

@@ -17,7 +17,7 @@ use super::{
     settings::{Settings, between},
 };
 
-pub(super) static ROUTE: [Field; 10] = [
+pub(super) static ROUTE: [Field; 11] = [
     Field::new("name", FieldType::String, "The route's name; `<source>-><sink>` when absent."),
     Field::new("from", FieldType::Strings, "The sources.").required(),
     Field::new("via", FieldType::Strings, "The transforms that events pass, in order.").default("[]"),
@@ -30,6 +30,11 @@ pub(super) static ROUTE: [Field; 10] = [
         "What happens when the source does not have the place to resume from any more.",
     )
     .default("\"stop\""),
+    Field::new(
+        "max_catch_up",
+        FieldType::Duration,
+        "A checkpoint older than this when oplogue starts is not caught up with: the route goes on from now, with a gap.",
+    ),
     Field::new(
         "on_bad_event",
         FieldType::OneOf(&["stop", "dead-letter", "skip"]),
@@ -191,6 +196,7 @@ impl Shared<'_> {
                 Some("from-now") => OnPositionLost::FromNow,
                 _ => OnPositionLost::Stop,
             },
+            max_catch_up: self.checked.get("max_catch_up").map(|_| self.checked.period("max_catch_up")),
             on_bad_event: self.on_bad_event.clone()?,
             max_in_flight: self.checked.size("max_in_flight"),
             lanes: self.checked.integer("lanes").clamp(1, 64) as usize,

@@ -16,7 +16,7 @@ mod supervisor;
 mod tracker;
 mod window;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use oplogue_api::Error;
 use tokio::task::JoinSet;
@@ -55,7 +55,7 @@ impl Engine {
                 let status = RouteStatus::new(&plan.name, &plan.source.name, &plan.sink.name);
                 let metrics = Arc::new(RouteMetrics::new(&telemetry.metrics, &plan.name));
                 telemetry.routes.push(Arc::clone(&status));
-                Route { plan, status, metrics, stop: stop.child_token(), grace }
+                Route { plan, status, metrics, stop: stop.child_token(), grace, has_run: AtomicBool::new(false) }
             })
             .collect();
         Engine { routes, stop }

@@ -1,6 +1,12 @@
 //! One run of a route: from opening both ends to closing them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bson::{RawDocumentBuf, Timestamp, cstr};
 use oplogue_api::{
@@ -37,6 +43,8 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
     pub stop: CancellationToken,
     pub grace: Duration,
+    /// Whether a run of it has had both ends open.
+    pub has_run: AtomicBool,
 }
 
 /// How a run ended without an error.
@@ -83,6 +91,7 @@ impl Route {
             () = self.stop.cancelled() => return Ok(RouteEnd::Stopped),
             opened = async { Ok::<_, Error>((self.open(context, sink).await?, self.bad_events(context).await?)) } => opened?,
         };
+        self.has_run.store(true, Relaxed);
         let bad = Arc::new(bad);
         let chain = self
             .plan
@@ -182,12 +191,18 @@ impl Route {
             }
             return Ok(Opened { source, saver, position, gap: None });
         };
-        match self.open_source(&mut source, Some(&saved)).await {
+        let too_old = self.too_old(&saved);
+        let skips = too_old.is_some() || self.plan.on_position_lost == OnPositionLost::FromNow;
+        let opened = match too_old {
+            Some(e) => Err(e),
+            None => self.open_source(&mut source, Some(&saved)).await,
+        };
+        match opened {
             Ok(position) => {
                 self.claim_patiently(&mut saver).await?;
                 Ok(Opened { source, saver, position, gap: None })
             }
-            Err(e) if e.kind() == ErrorKind::PositionLost && self.plan.on_position_lost == OnPositionLost::FromNow => {
+            Err(e) if e.kind() == ErrorKind::PositionLost && skips => {
                 let position = self.open_now(&mut source).await?;
                 // I4: seen in the log, the metrics and by the sink.
                 error!(
@@ -195,7 +210,7 @@ impl Route {
                     from = %ClusterTime(saved.time).utc(),
                     to = %ClusterTime(position.time).utc(),
                     error = %e,
-                    "the position is lost: going on from now, as on_position_lost says. Events between these times are missing"
+                    "going on from now. Events between these times are missing"
                 );
                 self.metrics.gap();
                 let gap = gap_batch(saved.time, &position, &e);
@@ -203,6 +218,17 @@ impl Route {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether `max_catch_up` forbids to go on from there. Asked once a process: what a route falls behind while it runs, it
+    /// catches up with.
+    fn too_old(&self, saved: &Position) -> Option<Error> {
+        let most = self.plan.max_catch_up.filter(|_| !self.has_run.load(Relaxed))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let age = now.saturating_sub(Duration::from_secs(saved.time.time.into()));
+        (age > most).then(|| {
+            Error::position_lost(format!("the checkpoint is {} s old, and max_catch_up is {most:?}", age.as_secs()))
+        })
     }
 
     async fn open_source(&self, source: &mut Box<dyn Source>, from: Option<&Position>) -> Result<Position> {

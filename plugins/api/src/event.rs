@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use bson::Timestamp;
+use bson::{RawDocumentBuf, Timestamp};
 
 use crate::{Change, Doc, Error, Namespace};
 
@@ -106,6 +106,9 @@ pub struct Event {
     pub time: Timestamp,
     /// The place within the oplog entry or transaction, counted over all its operations, skipped ones included.
     pub index: u32,
+    /// The entry that holds the operation and its place among the inserts, updates and deletes of that entry, where that is
+    /// not [`Event::id`]: in transactions of several entries. Only known to sources that read the oplog.
+    pub entry: Option<EventId>,
     /// Wall clock of the primary, in milliseconds since 1970, where the server gives it.
     pub wall: Option<i64>,
     /// The transaction, when the event is a part of one (a retryable write alone is none).
@@ -128,6 +131,7 @@ impl Event {
             to: None,
             time,
             index: 0,
+            entry: None,
             wall: None,
             txn: None,
             raw,
@@ -136,6 +140,10 @@ impl Event {
     /// The canonical position: equal for the same change, whichever source reported it.
     pub fn id(&self) -> EventId {
         EventId { time: self.time, index: self.index }
+    }
+    /// Where readers that take each oplog entry by itself find the operation: see [`Event::entry`].
+    pub fn entry_id(&self) -> EventId {
+        self.entry.unwrap_or(self.id())
     }
     /// A copy that shares no memory with the reply it came in: a few kept events of a large reply would otherwise keep
     /// all of it.
@@ -180,6 +188,18 @@ pub struct Position {
     pub token: Doc,
     /// Cluster time of this place.
     pub time: Timestamp,
+}
+
+impl Position {
+    /// A place of which only the cluster time is known, with an empty token: behind all that has this time or an earlier one.
+    /// Written by programs other than oplogue. The deployment cannot be verified then.
+    pub fn at(time: Timestamp) -> Position {
+        Position { token: Doc::from(RawDocumentBuf::new()), time }
+    }
+    /// Whether the position was made by [`Position::at`].
+    pub fn is_time_only(&self) -> bool {
+        self.token.is_empty()
+    }
 }
 
 /// An entry that a source could not decode. The rest of the batch is sound.

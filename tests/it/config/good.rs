@@ -21,7 +21,7 @@ fn the_least_has_all_defaults() {
     assert_eq!(route.source.options.table()["uri"].as_str(), Some("db://user:hunter2@host"));
     assert_eq!(route.source.options.table().len(), 1, "`type` is no option");
     assert!(matches!(&route.checkpoint, CheckpointPlan::Sink(store) if store.kind == "file"));
-    assert_eq!(route.on_position_lost, OnPositionLost::Stop);
+    assert_eq!((route.on_position_lost, route.max_catch_up), (OnPositionLost::Stop, None));
     assert!(matches!(route.on_bad_event, OnBadEvent::Stop));
     assert_eq!((route.max_in_flight, route.lanes, route.max_batch), (16 << 20, 4, 1000));
     assert_eq!(route.checkpoint_interval, Duration::from_secs(1));
@@ -61,6 +61,7 @@ fn everything_can_be_set() {
         to = ["x", "y"]
         checkpoint = "remote"
         on_position_lost = "from-now"
+        max_catch_up = "2m"
         on_bad_event = "dead-letter"
         dead_letter = "dead"
         max_in_flight = "64MiB"
@@ -100,6 +101,7 @@ fn everything_can_be_set() {
     let CheckpointPlan::Store(store) = &route.checkpoint else { panic!("with the sink") };
     assert_eq!((store.kind, store.options.table()["url"].as_str()), ("remote", Some("remote://h")));
     assert_eq!(route.on_position_lost, OnPositionLost::FromNow);
+    assert_eq!(route.max_catch_up, Some(Duration::from_secs(120)));
     assert!(matches!(&route.on_bad_event, OnBadEvent::DeadLetter(sink) if sink.name == "dead"));
     assert_eq!((route.max_in_flight, route.lanes, route.max_batch), (64 << 20, 8, 50));
     assert_eq!(route.checkpoint_interval, Duration::from_millis(100));

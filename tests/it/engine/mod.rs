@@ -75,6 +75,7 @@ fn route(name: &str, log: &MemoryLog, sink: &MemorySink, store: &MemoryStore) ->
         checkpoint: CheckpointPlan::Store(store_node(store)),
         on_position_lost: OnPositionLost::Stop,
         on_bad_event: OnBadEvent::Stop,
+        max_catch_up: None,
         max_in_flight: 1 << 20,
         lanes: 4,
         max_batch: 50,

@@ -44,6 +44,35 @@ async fn from_now_goes_on_with_a_gap_event() {
     assert!(running.stop().await.failed.is_empty());
 }
 
+/// The entries of the log in memory are years old.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_older_than_max_catch_up_is_skipped_at_the_start_of_the_process_only() {
+    let mut b = Bench::new(Ordering::PerKey);
+    b.push(5);
+    b.run().stop_after(&b.sink, 5).await;
+    b.push(5);
+    b.routes[0].max_catch_up = Some(Duration::from_secs(3600 * 24 * 365 * 100));
+    b.run().stop_after(&b.sink, 10).await;
+
+    b.push(5);
+    b.routes[0].max_catch_up = Some(Duration::from_secs(3600));
+    let running = b.run();
+    b.sink.wait_len(11).await;
+    let gap = b.sink.deliveries().pop().unwrap();
+    assert_eq!(gap.op, Op::Gap);
+    assert!(gap.event.raw.get_str("reason").unwrap().contains("max_catch_up"));
+    assert!(running.metrics().contains("oplogue_gaps_total{route=\"r\"} 1"));
+    // The route is run again, from a checkpoint that is as old: nothing is skipped.
+    b.sink.script([Outcome::Fail(ErrorKind::Bug)]);
+    let after: Vec<_> = (0..5).map(|n| b.log.push(sample::update("d.c", 1, doc! {"n": n}))).collect();
+    while !b.sink.ids().ends_with(&after) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(running.metrics().contains("oplogue_gaps_total{route=\"r\"} 1"));
+    assert!(running.metrics().contains("oplogue_route_restarts_total{route=\"r\"} 1"));
+    assert!(running.stop().await.failed.is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_position_lost_while_running_is_a_gap_too() {
     let mut b = Bench::new(Ordering::PerKey);

@@ -81,16 +81,17 @@ impl Chain {
         if same { Ok(()) } else { Err(Error::data("an entry in the chain of a transaction belongs to another one")) }
     }
 
-    /// The operations of an earlier entry.
-    pub(super) fn operations<'a>(&self, entry: &'a RawDocument) -> Result<&'a bson::RawArray> {
+    /// The operations of an earlier entry, and its time.
+    pub(super) fn operations<'a>(&self, entry: &'a RawDocument) -> Result<(Timestamp, &'a bson::RawArray)> {
         let mut envelope = Envelope::default();
         envelope.read(entry)?;
         self.verify(&envelope)?;
         if envelope.kind == Some(Kind::Command)
             && let ("applyOps", operations) = command(envelope.body()?)?
             && let Some(operations) = operations.as_array()
+            && let Some(time) = envelope.ts
         {
-            return Ok(operations);
+            return Ok((time, operations));
         }
         Err(Error::data("an entry in the chain of a transaction holds no operations"))
     }

@@ -10,9 +10,9 @@ use super::{
     command::{Meaning, meaning},
     damaged,
     envelope::{Envelope, Kind, command},
-    operation::{Context, write_event},
+    operation::{Context, Place, write_event},
 };
-use crate::{BadEvent, Doc, Error, Event, Namespace, NamespaceCache, Op, Result, Txn};
+use crate::{BadEvent, Doc, Error, Event, EventId, Namespace, NamespaceCache, Op, Result, Txn};
 
 /// The server nests `applyOps` ten deep at most.
 const MOST_NESTED: usize = 16;
@@ -56,6 +56,25 @@ struct Out<'a> {
     bad: &'a mut Vec<BadEvent>,
 }
 
+/// Counts the operations of one oplog entry.
+struct Counted<'a> {
+    /// All operations so far, those of earlier entries of the transaction too.
+    index: &'a mut u32,
+    /// The inserts, updates and deletes of this entry alone.
+    writes: u32,
+    /// The time of this entry.
+    entry: Timestamp,
+}
+
+impl Counted<'_> {
+    /// The place of the operation that comes now.
+    fn place(&self, context: &Context) -> Place {
+        let entry = EventId { time: self.entry, index: self.writes };
+        let is_same = entry == EventId { time: context.time, index: *self.index };
+        Place { index: *self.index, entry: (!is_same).then_some(entry) }
+    }
+}
+
 impl Decoder {
     /// A decoder that leaves out internal namespaces ([`Namespace::is_system`]), or keeps them.
     pub fn new(include_system: bool) -> Decoder {
@@ -94,14 +113,14 @@ impl Decoder {
         let mut context = Context { time, wall: envelope.wall, txn: None };
         if kind != Kind::Command {
             let Some(ns) = self.wanted(envelope.ns) else { return Ok(Outcome::Skipped) };
-            out.events.push(write_event(entry, envelope, kind, ns, 0, &context)?);
+            out.events.push(write_event(entry, envelope, kind, ns, Place::alone(), &context)?);
             return Ok(Outcome::Events);
         }
 
         let o = envelope.body()?;
         let (name, argument) = command(o)?;
         if !matches!(name, "applyOps" | "commitTransaction" | "abortTransaction") {
-            let event = self.command_event(entry, envelope, 0, &context)?;
+            let event = self.command_event(entry, envelope, Place::alone(), &context)?;
             let delivered = event.is_some();
             out.events.extend(event);
             return Ok(if delivered { Outcome::Events } else { Outcome::Skipped });
@@ -129,7 +148,8 @@ impl Decoder {
         }
         let operations = argument.as_array().ok_or_else(|| Error::data("`applyOps` is no array"))?;
         let before = (out.events.len(), out.bad.len());
-        self.operations(entry, operations, &mut 0, &context, 0, out)?;
+        let mut counted = Counted { index: &mut 0, writes: 0, entry: time };
+        self.operations(entry, operations, &mut counted, &context, 0, out)?;
         let delivered = before != (out.events.len(), out.bad.len());
         Ok(if delivered { Outcome::Events } else { Outcome::Skipped })
     }
@@ -139,7 +159,10 @@ impl Decoder {
     pub fn chain_entry(&mut self, chain: &mut Chain, entry: &Doc, events: &mut Vec<Event>, bad: &mut Vec<BadEvent>) {
         let mut out = Out { events, bad };
         let decoded = match chain.operations(entry) {
-            Ok(operations) => self.operations(entry, operations, &mut chain.index, &chain.context, 0, &mut out),
+            Ok((time, operations)) => {
+                let mut counted = Counted { index: &mut chain.index, writes: 0, entry: time };
+                self.operations(entry, operations, &mut counted, &chain.context, 0, &mut out)
+            }
             Err(e) => Err(e),
         };
         if let Err(error) = decoded {
@@ -163,7 +186,8 @@ impl Decoder {
             ("commitTransaction", _) => Ok(()),
             (_, operations) => {
                 let operations = operations.as_array().ok_or_else(|| Error::data("`applyOps` is no array"))?;
-                self.operations(last, operations, &mut chain.index, &chain.context, 0, out)
+                let mut counted = Counted { index: &mut chain.index, writes: 0, entry: chain.context.time };
+                self.operations(last, operations, &mut counted, &chain.context, 0, out)
             }
         }
     }
@@ -174,7 +198,7 @@ impl Decoder {
         &mut self,
         entry: &Doc,
         operations: &RawArray,
-        index: &mut u32,
+        counted: &mut Counted<'_>,
         context: &Context,
         depth: usize,
         out: &mut Out<'_>,
@@ -190,11 +214,11 @@ impl Decoder {
             };
             let event = match nested {
                 Ok(Some(nested)) if depth < MOST_NESTED => {
-                    self.operations(&raw, nested, index, context, depth + 1, out)?;
+                    self.operations(&raw, nested, counted, context, depth + 1, out)?;
                     continue;
                 }
                 Ok(Some(_)) => Err(Error::data(format!("`applyOps` nests deeper than {MOST_NESTED} levels"))),
-                Ok(None) => self.operation(&raw, &envelope, *index, context),
+                Ok(None) => self.operation(&raw, &envelope, counted.place(context), context),
                 Err(e) => Err(e),
             };
             match event {
@@ -210,7 +234,8 @@ impl Decoder {
                     });
                 }
             }
-            *index += 1;
+            *counted.index += 1;
+            counted.writes += u32::from(matches!(envelope.kind, Some(Kind::Insert | Kind::Update | Kind::Delete)));
         }
         Ok(())
     }
@@ -219,15 +244,15 @@ impl Decoder {
         &mut self,
         raw: &Doc,
         envelope: &Envelope<'_>,
-        index: u32,
+        place: Place,
         context: &Context,
     ) -> Result<Option<Event>> {
         match envelope.kind.ok_or_else(|| Error::data("the operation has no `op`"))? {
             Kind::Noop => Ok(None),
             _ if envelope.from_migrate => Ok(None),
-            Kind::Command => self.command_event(raw, envelope, index, context),
+            Kind::Command => self.command_event(raw, envelope, place, context),
             kind => match self.wanted(envelope.ns) {
-                Some(ns) => write_event(raw, envelope, kind, ns, index, context).map(Some),
+                Some(ns) => write_event(raw, envelope, kind, ns, place, context).map(Some),
                 None => Ok(None),
             },
         }
@@ -237,7 +262,7 @@ impl Decoder {
         &mut self,
         raw: &Doc,
         envelope: &Envelope<'_>,
-        index: u32,
+        place: Place,
         context: &Context,
     ) -> Result<Option<Event>> {
         let o = envelope.body()?;
@@ -253,7 +278,7 @@ impl Decoder {
         if !self.include_system && ns.is_system() && to.as_ref().is_none_or(Namespace::is_system) {
             return Ok(None);
         }
-        let mut event = context.event(op, ns, index, raw.clone());
+        let mut event = context.event(op, ns, place, raw.clone());
         event.to = to;
         Ok(Some(event))
     }

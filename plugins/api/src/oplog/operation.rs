@@ -10,7 +10,7 @@ use super::{
     fields::fields,
     number,
 };
-use crate::{Change, Doc, Error, Event, Namespace, Op, Result, Txn};
+use crate::{Change, Doc, Error, Event, EventId, Namespace, Op, Result, Txn};
 
 /// What the events of an entry or transaction share.
 #[derive(Clone, Debug)]
@@ -20,9 +20,26 @@ pub(super) struct Context {
     pub txn: Option<Arc<Txn>>,
 }
 
+/// Where an operation stands within its entry or transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// See [`Event::index`].
+    pub index: u32,
+    /// See [`Event::entry`].
+    pub entry: Option<EventId>,
+}
+
+impl Place {
+    /// An entry that is one operation.
+    pub fn alone() -> Place {
+        Place { index: 0, entry: None }
+    }
+}
+
 impl Context {
-    pub fn event(&self, op: Op, ns: Namespace, index: u32, raw: Doc) -> Event {
-        Event { index, wall: self.wall, txn: self.txn.clone(), ..Event::new(op, ns, self.time, raw) }
+    pub fn event(&self, op: Op, ns: Namespace, place: Place, raw: Doc) -> Event {
+        let Place { index, entry } = place;
+        Event { index, entry, wall: self.wall, txn: self.txn.clone(), ..Event::new(op, ns, self.time, raw) }
     }
 }
 
@@ -32,14 +49,14 @@ pub(super) fn write_event(
     envelope: &Envelope<'_>,
     kind: Kind,
     ns: Namespace,
-    index: u32,
+    place: Place,
     context: &Context,
 ) -> Result<Event> {
     if ns.coll().is_empty() {
         return Err(Error::data("a write that names no collection"));
     }
     let o = envelope.body()?;
-    let mut event = context.event(Op::Insert, ns, index, doc.clone());
+    let mut event = context.event(Op::Insert, ns, place, doc.clone());
     match kind {
         Kind::Insert => {
             event.key = Some(match envelope.o2 {

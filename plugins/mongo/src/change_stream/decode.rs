@@ -123,6 +123,7 @@ impl Interned {
             to,
             time: f.time.unwrap_or(token.time),
             index: token.index,
+            entry: None,
             wall: f.wall,
             txn: self.txn(&f),
             raw: raw.clone(),

@@ -255,9 +255,14 @@ impl Source for ChangeStream {
         self.stream.deployment = identity(&client).await?;
         self.features = Features::wanted(&self.settings);
         let mut races = 0;
+        let by_time = matches!(from, StartAt::Position(position) if position.is_time_only());
         let open = loop {
             let oldest = matches!((from, self.settings.start), (StartAt::Configured, Start::Oldest));
             let begin = match (from, self.settings.start) {
+                // The server takes the time itself along, and the place is behind it.
+                (StartAt::Position(Position { time, .. }), _) if by_time => {
+                    Begin::Time(Timestamp { increment: time.increment.saturating_add(1), ..*time })
+                }
                 (StartAt::Position(position), _) => Begin::Position(position.clone()),
                 (StartAt::Now, _) | (StartAt::Configured, Start::Now) => Begin::Now,
                 (StartAt::Configured, Start::Oldest) => Begin::Time(self.oldest().await?),
@@ -270,7 +275,7 @@ impl Source for ChangeStream {
                     races += 1;
                     tokio::time::sleep(RACE).await;
                 }
-                Err(e) if matches!(begin, Begin::Time(_)) && e.kind() == ErrorKind::PositionLost => {
+                Err(e) if !by_time && matches!(begin, Begin::Time(_)) && e.kind() == ErrorKind::PositionLost => {
                     return Err(Error::operator("the time in `start` is older than the oplog reaches")
                         .hint("use start = \"oldest\", or a later time"));
                 }
@@ -278,7 +283,7 @@ impl Source for ChangeStream {
             }
         };
         let position = match from {
-            StartAt::Position(position) => position.clone(),
+            StartAt::Position(position) if !by_time => position.clone(),
             _ => self.stream.position(&open.assembler.end().token, open.assembler.end().time),
         };
         self.open = Some(open);

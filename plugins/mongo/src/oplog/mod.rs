@@ -15,6 +15,7 @@ use bson::Timestamp;
 use mongodb::Client;
 use oplogue_api::{
     Batch, Error, ErrorKind, Field, FieldType, Finding, Interest, Period, Position, Registry, Result, Source, StartAt,
+    oplog::OpTime,
 };
 use serde::Deserialize;
 
@@ -140,6 +141,12 @@ async fn configured(start: Start, log: &Log) -> Result<Place> {
     Ok(Place { at: found.at, first: true })
 }
 
+/// Behind the entry of this time, which must be there (I4): another one's absence is found when it is looked for.
+async fn by_time(ts: Timestamp, log: &Log) -> Result<Place> {
+    let found = log.at_or_after(ts, Phase::Resume).await?.filter(|found| found.at.ts == ts);
+    Ok(Place::behind(found.map_or(OpTime { ts, t: -1 }, |found| found.at)))
+}
+
 async fn now(log: &Log) -> Result<Place> {
     Ok(log.newest(Phase::Open).await?.map_or(Place::EMPTY, Place::behind))
 }
@@ -170,6 +177,7 @@ impl Source for Oplog {
         let mut attempts = 0;
         let tail = loop {
             let place = match from {
+                StartAt::Position(position) if position.is_time_only() => by_time(position.time, &log).await?,
                 StartAt::Position(position) => Place::from_position(position, deployment.as_deref())?,
                 StartAt::Now => now(&log).await?,
                 StartAt::Configured => configured(self.settings.start, &log).await?,

@@ -57,6 +57,36 @@ fn a_transaction_of_one_entry() {
     }
 }
 
+/// `increment::index` of each event, as a reader numbers them that takes every entry by itself.
+fn by_entry(seen: &Seen) -> Vec<String> {
+    seen.events.iter().map(|e| format!("{}::{}", e.entry_id().time.increment, e.entry_id().index)).collect()
+}
+
+#[test]
+fn the_writes_of_each_entry_are_numbered_by_themselves() {
+    let ops = vec![
+        insert(1),
+        doc! {"op": "c", "ns": "a.$cmd", "o": {"create": "new"}},
+        doc! {"op": "i", "ns": "local.x", "o": {"_id": 2}},
+        doc! {"op": "n", "ns": "a.b", "o": {}},
+        doc! {"op": "d", "ns": "c.d", "o": {"_id": 3}},
+        doc! {"op": "c", "ns": "admin.$cmd", "o": {"applyOps": operations(&[4])}},
+    ];
+    let seen = Seen::of(&[
+        of_session(1, 1, 0, doc! {"applyOps": operations(&[1, 2]), "partialTxn": true}),
+        of_session(2, 1, 1, doc! {"applyOps": operations(&[3]), "partialTxn": true}),
+        of_session(4, 1, 2, doc! {"applyOps": ops, "count": 9_i64}),
+    ]);
+    assert_eq!(by_entry(&seen), ["1::0", "1::1", "2::0", "4::0", "4::1", "4::2", "4::3"]);
+    // A prepared one: in the entry that holds the operations, not that of the commit.
+    let seen = Seen::of(&[
+        of_session(1, 1, 0, doc! {"applyOps": operations(&[1, 2]), "prepare": true}),
+        of_session(3, 1, 1, doc! {"commitTransaction": 1, "commitTimestamp": at(1)}),
+    ]);
+    assert_eq!(by_entry(&seen), ["1::0", "1::1"]);
+    assert!(seen.events.iter().all(|e| e.time == at(3)));
+}
+
 #[test]
 fn an_apply_ops_that_is_no_transaction() {
     let user = doc! {"op": "c", "ns": "admin.$cmd", "o": {"applyOps": operations(&[1, 2]), "alwaysUpsert": false, "partialTxn": true}};
