@@ -12,6 +12,7 @@ mod forget;
 mod graph;
 mod hostile;
 mod leaks;
+mod otr;
 mod outage;
 mod process;
 mod signals;

@@ -186,6 +186,6 @@ pub fn cluster_time(value: &Value) -> (u64, u64) {
     (part("t"), part("i"))
 }
 
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
 }

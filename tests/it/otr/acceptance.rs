@@ -1,0 +1,225 @@
+//! The original's acceptance cases: one process, two destinations that must both hear all of it and nothing else.
+
+use mongodb::{
+    Client, Collection, IndexModel,
+    bson::{Document, doc},
+};
+use oplogue_testkit::{
+    servers::{self, Redis, RedisOptions},
+    unique, wait_for,
+};
+
+use super::{Ear, Otr, parts};
+
+struct Bench {
+    otr: Otr,
+    client: Client,
+    db: String,
+    ears: Vec<Ear>,
+    // Dropped last.
+    redis: Vec<Redis>,
+    ends: u32,
+}
+
+/// Channel, `e`, id and `f`.
+type Expected<'a> = (&'a str, &'a str, &'a str, &'a [&'a str]);
+
+impl Bench {
+    async fn new() -> Bench {
+        let mongo = servers::mongo().await;
+        let (db, mut redis, mut ears) = (unique("tests"), Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let server = Redis::start(RedisOptions::default()).await;
+            ears.push(Ear::open(&server.url(), &db).await);
+            redis.push(server);
+        }
+        let urls = format!("{},{}", redis[0].url(), redis[1].url());
+        let mut otr = Otr::new(&mongo.uri(), &urls)
+            .var("OTR_OPLOG_V2_EXTRACT_SUBFIELD_CHANGES", "true")
+            .var("OPLOGUE_DENYLIST_SEED", "");
+        otr.start().await;
+        Bench { otr, client: mongo.client().await, db, ears, redis, ends: 0 }
+    }
+
+    fn coll(&self, name: &str) -> Collection<Document> {
+        self.client.database(&self.db).collection(name)
+    }
+
+    /// Waits for the messages of a last write, behind which nothing of the others can come.
+    async fn end(&mut self) {
+        self.ends += 1;
+        self.coll("end").insert_one(doc! {"_id": self.ends.to_string()}).await.unwrap();
+        let channel = format!("{}.end::{}", self.db, self.ends);
+        for ear in &self.ears {
+            ear.wait_count(&channel, 1).await;
+        }
+    }
+
+    /// Both destinations have heard exactly this since the last call, whatever the order.
+    async fn expect(&mut self, expected: &[Expected<'_>]) {
+        self.end().await;
+        let mut wanted: Vec<_> = expected
+            .iter()
+            .map(|(channel, e, id, f)| {
+                let f = f.iter().map(|f| (*f).to_owned()).collect();
+                (format!("{}.{channel}", self.db), ((*e).to_owned(), format!("\"{id}\""), f))
+            })
+            .collect();
+        wanted.sort();
+        let end = format!("{}.end", self.db);
+        for ear in &self.ears {
+            let mut heard: Vec<_> = ear.all().into_iter().filter(|(channel, _)| !channel.starts_with(&end)).collect();
+            heard.sort();
+            let mut heard: Vec<_> = heard.iter().map(|(channel, text)| (channel.clone(), parts(text))).collect();
+            heard.sort();
+            assert_eq!(heard, wanted);
+            ear.heard.lock().unwrap().clear();
+        }
+    }
+
+    /// The documents are there, and what was heard of them is forgotten.
+    async fn given(&mut self, coll: &str, documents: &[Document]) {
+        self.coll(coll).insert_many(documents).await.unwrap();
+        self.end().await;
+        for ear in &self.ears {
+            ear.heard.lock().unwrap().clear();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents() {
+    let mut b = Bench::new().await;
+    let foo = b.coll("Foo");
+
+    // TestInsert
+    foo.insert_one(doc! {"_id": "someid", "hello": "world"}).await.unwrap();
+    b.expect(&[("Foo", "i", "someid", &["_id", "hello"]), ("Foo::someid", "i", "someid", &["_id", "hello"])]).await;
+    // TestUpdate
+    foo.update_one(doc! {"_id": "someid"}, doc! {"$set": {"hello": "new", "world": 1}}).await.unwrap();
+    b.expect(&[("Foo", "u", "someid", &["hello", "world"]), ("Foo::someid", "u", "someid", &["hello", "world"])]).await;
+    // TestUpdateReplace
+    foo.replace_one(doc! {"_id": "someid"}, doc! {"world": 2}).await.unwrap();
+    b.expect(&[("Foo", "u", "someid", &["_id", "world"]), ("Foo::someid", "u", "someid", &["_id", "world"])]).await;
+    // TestRemove
+    foo.delete_one(doc! {"_id": "someid"}).await.unwrap();
+    b.expect(&[("Foo", "r", "someid", &[]), ("Foo::someid", "r", "someid", &[])]).await;
+    // TestRemoveMultiple
+    b.given("Foo", &[doc! {"_id": "a"}, doc! {"_id": "b"}]).await;
+    foo.delete_many(doc! {}).await.unwrap();
+    b.expect(&[("Foo", "r", "a", &[]), ("Foo", "r", "b", &[]), ("Foo::a", "r", "a", &[]), ("Foo::b", "r", "b", &[])])
+        .await;
+
+    // TestUpdateArraySet
+    let values = |a: i32, b: i32, c: i32| vec![doc! {"value": a}, doc! {"value": b}, doc! {"value": c}];
+    let given = [doc! {"_id": "someid", "hello": values(10, 20, 10)}, doc! {"_id": "someid2", "hello": values(1, 2, 30)}];
+    b.given("Foo", &given).await;
+    foo.update_many(doc! {"hello.value": {"$gt": 15}}, doc! {"$inc": {"hello.$.value": 100}}).await.unwrap();
+    b.expect(&[
+        ("Foo", "u", "someid", &["hello.1.value"]),
+        ("Foo::someid", "u", "someid", &["hello.1.value"]),
+        ("Foo", "u", "someid2", &["hello.2.value"]),
+        ("Foo::someid2", "u", "someid2", &["hello.2.value"]),
+    ])
+    .await;
+    // TestUpdateArrayPush
+    b.given("Foo", &[doc! {"_id": "pushed", "hello": [1, 2, 3]}]).await;
+    let push = doc! {"$push": {"hello": {"$each": [9], "$position": 1}}};
+    foo.update_one(doc! {"_id": "pushed"}, push).await.unwrap();
+    b.expect(&[("Foo", "u", "pushed", &["hello"]), ("Foo::pushed", "u", "pushed", &["hello"])]).await;
+
+    // TestHealthz, TestMetrics
+    let (code, body) = b.otr.get("/healthz");
+    assert_eq!((code, body.as_str()), (200, "{\"mongoOK\":true,\"redisOK\":true}\n"));
+    assert_eq!(b.otr.get("/metrics").0, 200);
+    assert_eq!(b.otr.failed(), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_and_what_has_no_message() {
+    let mut b = Bench::new().await;
+    // TestTransaction
+    b.client.database(&b.db).create_collection("Tx").await.unwrap();
+    let mut session = b.client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let tx = b.coll("Tx");
+    tx.insert_one(doc! {"_id": "foo", "bar": 1}).session(&mut session).await.unwrap();
+    tx.update_one(doc! {"_id": "foo"}, doc! {"$set": {"bar": 2}}).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    b.end().await;
+    let on = b.ears[0].on(&format!("{}.Tx", b.db));
+    assert_eq!(on, [r#"{"e":"i","d":{"_id":"foo"},"f":["_id","bar"]}"#, r#"{"e":"u","d":{"_id":"foo"},"f":["bar"]}"#]);
+    let both: &[&str] = &["_id", "bar"];
+    b.expect(&[
+        ("Tx", "i", "foo", both),
+        ("Tx::foo", "i", "foo", both),
+        ("Tx", "u", "foo", &["bar"]),
+        ("Tx::foo", "u", "foo", &["bar"]),
+    ])
+    .await;
+    // TestAddIndex
+    tx.create_index(IndexModel::builder().keys(doc! {"bar": 1}).build()).await.unwrap();
+    b.expect(&[]).await;
+    // TestDropCollection
+    b.given("Gone", &[doc! {"_id": "x"}]).await;
+    b.coll("Gone").drop().await.unwrap();
+    b.expect(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_denylist() {
+    let mut b = Bench::new().await;
+    // TestDenyList
+    let list = |otr: &Otr| {
+        let (code, body) = otr.get("/denylist");
+        assert_eq!(code, 200);
+        let mut list: Vec<String> = serde_json::from_str(&body).unwrap();
+        list.sort();
+        list
+    };
+    assert_eq!(list(&b.otr), [""; 0]);
+    assert_eq!(b.otr.request("PUT", "/denylist/abc").0, 201);
+    assert_eq!(list(&b.otr), ["abc"]);
+    let (code, body) = b.otr.get("/denylist/abc");
+    assert_eq!((code, body.trim()), (200, "\"abc\""));
+    assert_eq!(b.otr.request("PUT", "/denylist/def").0, 201);
+    assert_eq!(b.otr.request("PUT", "/denylist/def").0, 204);
+    assert_eq!(b.otr.get("/denylist/def").1.trim(), "\"def\"");
+    assert_eq!(list(&b.otr), ["abc", "def"]);
+    assert_eq!(b.otr.request("DELETE", "/denylist/abc").0, 204);
+    let (code, body) = b.otr.get("/denylist/abc");
+    assert_eq!(code, 404);
+    assert!(body.contains("denylist entry not found with that id"), "{body}");
+    assert_eq!(list(&b.otr), ["def"]);
+
+    // TestDenyOplog
+    let coll = b.coll("Foo");
+    coll.insert_one(doc! {"_id": "id1"}).await.unwrap();
+    let (channel, db) = (format!("{}.Foo", b.db), b.db.clone());
+    b.ears[0].wait_count(&channel, 1).await;
+    assert_eq!(b.otr.request("PUT", &format!("/denylist/{db}")).0, 201);
+    coll.insert_one(doc! {"_id": "id2"}).await.unwrap();
+    let denied = format!("otr_oplog_entries_filtered{{database=\"{db}\"}}");
+    wait_for("the denied entry", || async { b.otr.metric(&denied).is_some_and(|n| n >= 1.0) }).await;
+    assert_eq!(b.otr.request("DELETE", &format!("/denylist/{db}")).0, 204);
+    coll.insert_one(doc! {"_id": "id3"}).await.unwrap();
+    b.end().await;
+    for ear in &b.ears {
+        assert_eq!(ear.ids(&channel), ["id1", "id3"]);
+    }
+}
+
+/// The black-box case: other programs that use the Redis find two keys there.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_insert_leaves_two_keys() {
+    let mut b = Bench::new().await;
+    b.coll("Foo").insert_one(doc! {"_id": "x"}).await.unwrap();
+    b.ears[0].wait_count(&format!("{}.Foo", b.db), 1).await;
+    let mut connection = b.redis[0].connection().await;
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
+    // The mongod is shared: there is a mark for the writes of each test meanwhile.
+    let others: Vec<_> = keys.iter().filter(|key| !key.starts_with("oplogtoredis::processed::")).collect();
+    assert_eq!(others, ["oplogtoredis::lastProcessedEntry.0"]);
+    assert!(keys.len() >= 2, "{keys:?}");
+    assert!(b.otr.terminate().await.success());
+}
