@@ -31,7 +31,8 @@ struct Plan {
 }
 
 /// What is measured in each round, in this order.
-const RUNS: [&str; 4] = ["raw read (driver)", "oplog -> null", "oplog -> stdout", "oplog -> redis"];
+const RUNS: [&str; 5] =
+    ["raw read (driver)", "oplog -> null", "oplog -> stdout", "oplog -> redis, watermark", "oplog -> redis, keys"];
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -74,7 +75,8 @@ async fn run() -> Result<(), Failure> {
                 0 => raw::measure(&plan, newest)?,
                 1 => route::measure(&plan, newest, "type = \"null\"")?,
                 2 => route::measure(&plan, newest, "type = \"stdout\"")?,
-                _ => route::measure_redis(&plan, newest)?,
+                3 => route::measure_redis(&plan, newest, "watermark")?,
+                _ => route::measure_redis(&plan, newest, "keys")?,
             };
             eprintln!("bench: round {round} of {}: {name}: {run}", plan.rounds);
             runs[i].push(run);

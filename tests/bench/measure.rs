@@ -11,6 +11,8 @@ pub struct Run {
     pub wall: Duration,
     pub cpu: Duration,
     pub peak_rss: u64,
+    /// CPU time of the Redis that it wrote to.
+    pub redis: Option<Duration>,
 }
 
 impl Run {
@@ -20,12 +22,19 @@ impl Run {
     pub fn cpu_per_million(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.events as f64
     }
+    pub fn redis_per_million(&self) -> Option<f64> {
+        self.redis.map(|cpu| cpu.as_secs_f64() * 1e6 / self.events as f64)
+    }
 }
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (rate, cpu, rss) = (self.rate() / 1e3, self.cpu_per_million(), self.peak_rss as f64 / 1e6);
-        write!(f, "{} events, {rate:.0}k/s, {cpu:.2} CPU-s/M, peak {rss:.0} MB", self.events)
+        write!(f, "{} events, {rate:.0}k/s, {cpu:.2} CPU-s/M, peak {rss:.0} MB", self.events)?;
+        match self.redis_per_million() {
+            Some(redis) => write!(f, ", redis {redis:.2} CPU-s/M"),
+            None => Ok(()),
+        }
     }
 }
 

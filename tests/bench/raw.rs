@@ -63,5 +63,5 @@ pub fn measure(plan: &Plan, newest: Timestamp) -> Result<Run, Failure> {
     if entries < plan.events {
         return Err(format!("the raw reader saw {entries} entries of {}: is the oplog too small?", plan.events).into());
     }
-    Ok(Run { events: plan.events, wall, cpu, peak_rss })
+    Ok(Run { events: plan.events, wall, cpu, peak_rss, redis: None })
 }

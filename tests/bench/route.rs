@@ -121,7 +121,7 @@ pub fn measure(plan: &Plan, newest: Timestamp, sink: &str) -> Result<Run, Failur
         return Err(format!("{events} of {} events were delivered", plan.events).into());
     }
     router.stop()?;
-    Ok(Run { events: plan.events, wall, cpu, peak_rss })
+    Ok(Run { events: plan.events, wall, cpu, peak_rss, redis: None })
 }
 
 fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
@@ -145,11 +145,17 @@ fn count(metrics: &str, outcome: &str) -> u64 {
 }
 
 /// Measures a route to Redis, and makes sure that all was published.
-pub fn measure_redis(plan: &Plan, newest: Timestamp) -> Result<Run, Failure> {
+pub fn measure_redis(plan: &Plan, newest: Timestamp, dedupe: &str) -> Result<Run, Failure> {
     // What earlier runs have published would be left out as a duplicate.
     ask_redis(&plan.redis, "FLUSHALL")?;
     ask_redis(&plan.redis, "CONFIG RESETSTAT")?;
-    let run = measure(plan, newest, &format!("type = \"redis-oplog\"\nurl = \"{}\"", plan.redis))?;
+    let server = ask_redis(&plan.redis, "INFO server")?;
+    let pid = server.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
+    let pid = pid.ok_or("Redis does not tell its process id")?;
+    let before = used(pid, plan.ticks)?.0;
+    let sink = format!("type = \"redis-oplog\"\nurl = \"{}\"\ndedupe = \"{dedupe}\"", plan.redis);
+    let run = measure(plan, newest, &sink)?;
+    let redis = Some(used(pid, plan.ticks)?.0 - before);
     let stats = ask_redis(&plan.redis, "INFO commandstats")?;
     let published = stats
         .lines()
@@ -159,7 +165,7 @@ pub fn measure_redis(plan: &Plan, newest: Timestamp) -> Result<Run, Failure> {
     if published < 2 * plan.events {
         return Err(format!("Redis has seen {published} messages for {} events", plan.events).into());
     }
-    Ok(run)
+    Ok(Run { redis, ..run })
 }
 
 /// One command, and what Redis answers until it has closed the connection.

@@ -1,9 +1,12 @@
 //! `oplogue check --connect`: could this Redis be used? Looks, and changes nothing.
 
 use oplogue_api::{Error, Finding, Result};
-use redis::Value;
+use redis::{Cmd, Value};
 
-use crate::link::Link;
+use crate::{
+    link::Link,
+    marks::{Marks, hash_probes, words},
+};
 
 /// Verifies that the link leads to a Redis that is a master, as far as Redis says.
 pub async fn role(link: &Link) -> Result<()> {
@@ -95,15 +98,10 @@ async fn server(link: &Link) -> Result<Vec<Finding>, Vec<Finding>> {
     Ok(found)
 }
 
-/// The key: its type, and whether this user may read and write it. HDEL of a field that is not there changes nothing.
-async fn key(link: &Link, key: &str, found: &mut Vec<Finding>) {
-    let mut commands = [redis::cmd("HMGET"), redis::cmd("HDEL"), redis::cmd("EVAL")];
-    commands[0].arg(key).arg("format");
-    commands[1].arg(key).arg("oplogue-check");
-    commands[2].arg("return 1").arg(1).arg(key);
-    let whats = ["its keys can be read", "its keys can be written", "scripts can run"];
-    for (command, what) in commands.iter().zip(whats) {
-        match link.ask(command).await {
+/// What must work, tried.
+async fn probe(link: &Link, probes: Vec<(Cmd, &'static str)>, found: &mut Vec<Finding>) {
+    for (command, what) in probes {
+        match link.ask(&command).await {
             Ok(_) => found.push(Finding::ok(what)),
             Err(e) => found.push(e.into()),
         }
@@ -122,12 +120,12 @@ async fn may(link: &Link, user: &str, command: &[&str]) -> Option<bool> {
 }
 
 /// For the sink: the server, its key, and the channels.
-pub async fn sink(link: &Link, route_key: &str, prefix: Option<&str>) -> Vec<Finding> {
+pub async fn sink(link: &Link, marks: &dyn Marks, prefix: Option<&str>, resync: bool) -> Vec<Finding> {
     let mut found = match server(link).await {
         Ok(found) => found,
         Err(found) => return found,
     };
-    key(link, route_key, &mut found).await;
+    probe(link, marks.probes(), &mut found).await;
     let user = match link.call(redis::cmd("ACL").arg("WHOAMI")).await {
         Ok(Ok(user)) => text(&user),
         _ => None,
@@ -139,11 +137,21 @@ pub async fn sink(link: &Link, route_key: &str, prefix: Option<&str>) -> Vec<Fin
         ));
         return found;
     };
-    for command in [&["EVALSHA", "0", "1", route_key][..], &["HSET", route_key, "format", "1"]] {
-        if may(link, &user, command).await == Some(false) {
+    let mut commands = marks.commands();
+    if resync {
+        commands.push(words(&["CLIENT", "KILL", "TYPE", "pubsub"]));
+    }
+    for command in commands {
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        if may(link, &user, &command).await == Some(false) {
+            let right = match &command[..] {
+                ["CLIENT", ..] => "client|kill".to_owned(),
+                [name, ..] => name.to_lowercase(),
+                [] => continue,
+            };
             found.push(
-                Error::operator(format!("the user may not run {}", command[0]))
-                    .hint(format!("ACL SETUSER {user} +evalsha +hset"))
+                Error::operator(format!("the user may not run {}", right.to_uppercase()))
+                    .hint(format!("ACL SETUSER {user} +{right}"))
                     .into(),
             );
         }
@@ -171,7 +179,8 @@ pub async fn sink(link: &Link, route_key: &str, prefix: Option<&str>) -> Vec<Fin
 pub async fn store(link: &Link, metadata_prefix: &str) -> Vec<Finding> {
     match server(link).await {
         Ok(mut found) => {
-            key(link, &format!("{metadata_prefix}checkpoint::oplogue-check"), &mut found).await;
+            let key = format!("{metadata_prefix}checkpoint::oplogue-check");
+            probe(link, hash_probes(&key), &mut found).await;
             found
         }
         Err(found) => found,

@@ -6,7 +6,9 @@
 mod check;
 mod fields;
 mod json;
+mod keyed;
 mod link;
+mod marks;
 mod number;
 mod options;
 mod pack;
@@ -15,6 +17,7 @@ mod render;
 mod reply;
 mod sink;
 mod store;
+mod watermark;
 
 use std::sync::Arc;
 

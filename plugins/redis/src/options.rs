@@ -1,8 +1,8 @@
 //! The options of the plugins.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use oplogue_api::{Field, FieldType};
+use oplogue_api::{Error, Field, FieldType, Op, Period, Result};
 use serde::Deserialize;
 
 const URL: Field =
@@ -28,10 +28,39 @@ pub const SINK: &[Field] = &[
     METADATA_PREFIX,
     Field::new(
         "dedupe",
-        FieldType::OneOf(&["watermark", "off"]),
-        "Whether what was published before, by this instance or a twin, is left out",
+        FieldType::OneOf(&["watermark", "keys", "off"]),
+        "How what was published before, by this instance or a twin, is left out; with \"keys\" also by oplogtoredis",
     )
     .default("\"watermark\""),
+    Field::new(
+        "dedupe_ttl",
+        FieldType::Duration,
+        "For dedupe = \"keys\": how long it is remembered that an event was published, in whole seconds",
+    )
+    .default("\"150s\""),
+    Field::new(
+        "ordinals",
+        FieldType::Integer,
+        "For dedupe = \"keys\": how many resume keys there are, OTR_WRITE_PARALLELISM of oplogtoredis",
+    )
+    .default("1"),
+    Field::new(
+        "on_refused",
+        FieldType::OneOf(&["retry", "bad-event"]),
+        "What happens when Redis refuses a message (the user may not publish there): tried again, or on_bad_event",
+    )
+    .default("\"retry\""),
+    Field::new(
+        "resync",
+        FieldType::Strings,
+        "What makes all subscribers load their data again: \"gap\", \"drop\", \"rename\"",
+    )
+    .default("[]"),
+    Field::new(
+        "resync_user",
+        FieldType::String,
+        "The Redis user of the subscribers that `resync` concerns, instead of all that subscribe to anything",
+    ),
 ];
 
 /// The options of the `redis` checkpoint store.
@@ -52,6 +81,13 @@ pub struct SinkOptions {
     pub metadata_prefix: String,
     #[serde(default)]
     pub dedupe: Dedupe,
+    pub dedupe_ttl: Option<Period>,
+    pub ordinals: Option<u32>,
+    #[serde(default)]
+    pub on_refused: OnRefused,
+    #[serde(default)]
+    pub resync: Vec<Resync>,
+    pub resync_user: Option<String>,
 }
 
 /// The option `dedupe`.
@@ -60,12 +96,66 @@ pub struct SinkOptions {
 pub enum Dedupe {
     #[default]
     Watermark,
+    Keys,
     Off,
 }
 
-impl Dedupe {
-    pub fn is_on(self) -> bool {
-        self == Dedupe::Watermark
+/// The option `on_refused`.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRefused {
+    #[default]
+    Retry,
+    BadEvent,
+}
+
+/// A word of the option `resync`.
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Resync {
+    /// The route lost its position.
+    Gap,
+    /// A collection or database was dropped.
+    Drop,
+    /// A collection was renamed.
+    Rename,
+}
+
+impl Resync {
+    /// The word for a barrier.
+    pub fn of(op: Op) -> Option<Resync> {
+        match op {
+            Op::Gap => Some(Resync::Gap),
+            Op::Drop | Op::DropDatabase => Some(Resync::Drop),
+            Op::Rename => Some(Resync::Rename),
+            _ => None,
+        }
+    }
+}
+
+impl SinkOptions {
+    /// How long a claim lasts, and how many resume keys there are.
+    ///
+    /// # Errors
+    /// Naming the option that is wrong, or has no meaning with this `dedupe`.
+    pub fn keys(&self) -> Result<(Duration, u32)> {
+        if self.dedupe != Dedupe::Keys {
+            for (name, is_set) in [("dedupe_ttl", self.dedupe_ttl.is_some()), ("ordinals", self.ordinals.is_some())] {
+                if is_set {
+                    return Err(Error::option(name, format!("`{name}` has a meaning with dedupe = \"keys\" only"))
+                        .hint("remove it, or set `dedupe`"));
+                }
+            }
+        }
+        let ttl = self.dedupe_ttl.map_or(Duration::from_secs(150), |p| p.0);
+        if ttl < Duration::from_secs(1) || ttl > Duration::from_secs(365 * 24 * 3600) {
+            return Err(Error::option("dedupe_ttl", "`dedupe_ttl` must be from 1s to a year"));
+        }
+        let ordinals = self.ordinals.unwrap_or(1);
+        if !(1..=256).contains(&ordinals) {
+            return Err(Error::option("ordinals", "`ordinals` must be from 1 to 256"));
+        }
+        Ok((ttl, ordinals))
     }
 }
 

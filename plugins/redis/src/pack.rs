@@ -12,6 +12,9 @@ pub struct Pack {
 const HEAD: usize = 5;
 
 impl Pack {
+    /// The size of an empty one.
+    pub const EMPTY: usize = HEAD;
+
     /// An empty array.
     pub fn new() -> Pack {
         Pack { buf: vec![0xdd, 0, 0, 0, 0], fields: 0 }

@@ -4,11 +4,14 @@
 //! drops or misdirects (numbers, booleans, null, texts that need an escape) go where Meteor's `MongoID.idStringify`
 //! listens for them.
 
-use oplogue_api::{Error, Event, Op, Result};
+use std::io::Write as _;
+
+use oplogue_api::{Error, Event, EventId, Op, Result};
 
 use crate::{
     fields::FieldList,
     json::{write_hex, write_text},
+    keyed::entry_number,
     number::write_number,
     pack::Pack,
     raw::{Element, find, kind},
@@ -20,16 +23,29 @@ pub enum Rendered {
     /// A message was added.
     Message,
     /// The position was lost before this event: what is marked as sent beyond it must not be believed any more.
-    Gap,
+    Gap {
+        /// An entry of the pack says so.
+        is_packed: bool,
+    },
     /// A barrier: the protocol has no message for it.
     Barrier,
     /// Meteor has no channel and no text for an id of this type, so no subscriber can exist.
     NoChannel,
 }
 
+/// What a pack calls its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// By [`event_id`].
+    Position,
+    /// `<entry>::<index>`, as oplogtoredis does.
+    Entry,
+}
+
 /// Renders events into a [`Pack`], four fields each: id, collection channel (empty: that of the event before), channel of
 /// the document, message. A gap has an id and three empty fields.
 pub struct Renderer {
+    ids: Ids,
     prefix: Option<Vec<u8>>,
     fields: FieldList,
     /// The collection channel of the last message, valid within one pack.
@@ -41,8 +57,13 @@ pub const FIELDS_PER_EVENT: usize = 4;
 
 impl Renderer {
     /// With the channel prefix; `None`: the name of the event's database and a dot.
-    pub fn new(prefix: Option<&str>) -> Renderer {
-        Renderer { prefix: prefix.map(|p| p.as_bytes().to_vec()), fields: FieldList::default(), channel: Vec::new() }
+    pub fn new(ids: Ids, prefix: Option<&str>) -> Renderer {
+        Renderer {
+            ids,
+            prefix: prefix.map(|p| p.as_bytes().to_vec()),
+            fields: FieldList::default(),
+            channel: Vec::new(),
+        }
     }
 
     /// To be called before the first event of a pack.
@@ -56,11 +77,14 @@ impl Renderer {
     /// `Data` when it has no id or does not say what it changed; the pack is as before then.
     pub fn render(&mut self, pack: &mut Pack, event: &Event) -> Result<Rendered> {
         if event.op == Op::Gap {
-            pack.push(&event_id(event)[..TIME_DIGITS]);
-            for _ in 1..FIELDS_PER_EVENT {
-                pack.push(b"");
+            // Claims of single events say nothing about later ones.
+            if self.ids == Ids::Position {
+                pack.push(&event_id(event)[..TIME_DIGITS]);
+                for _ in 1..FIELDS_PER_EVENT {
+                    pack.push(b"");
+                }
             }
-            return Ok(Rendered::Gap);
+            return Ok(Rendered::Gap { is_packed: self.ids == Ids::Position });
         }
         if event.op.is_barrier() {
             return Ok(Rendered::Barrier);
@@ -77,7 +101,14 @@ impl Renderer {
 
     /// The four fields, without taking anything back when it fails.
     fn message(&mut self, pack: &mut Pack, event: &Event, id: &Element<'_>) -> Result<Rendered> {
-        pack.push(&event_id(event));
+        match self.ids {
+            Ids::Position => pack.push(&event_id(event)),
+            Ids::Entry => pack.push_with(|out| {
+                let EventId { time, index } = event.entry_id();
+                // Writing to a Vec does not fail.
+                let _ = write!(out, "{}::{index}", entry_number(time));
+            }),
+        }
         let ns = &event.ns;
         let (front, back): (&[u8], &[u8]) = match &self.prefix {
             None => (ns.as_str().as_bytes(), b""),

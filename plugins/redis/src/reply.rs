@@ -20,8 +20,8 @@ pub fn from_code(code: &str) -> Error {
         "NOPERM" => (
             Operator,
             "the Redis user may not do this",
-            "allow it with ACL SETUSER: +eval +evalsha +publish +hmget +hset +hdel, the key ~<metadata_prefix>* and the \
-             channels &<prefix>*; see docs/redis-oplog.md",
+            "allow it with ACL SETUSER: the keys ~<metadata_prefix>*, the commands in docs/redis-oplog.md, and the \
+             channels &<prefix>*",
         ),
         "READONLY" => (
             Transient,

@@ -3,19 +3,22 @@
 use std::{collections::HashSet, sync::Arc};
 
 use oplogue_api::{
-    CheckpointStore, Context, Error, ErrorKind, Event, Failed, Finding, Namespace, Op, Ordering, Position, Result,
-    Sink, Written, async_trait,
+    CheckpointStore, Context, Error, ErrorKind, Event, Failed, Finding, Namespace, Ordering, Position, Result, Sink,
+    Written, async_trait,
 };
 use redis::Value;
 use tokio::sync::Mutex;
 
 use crate::{
     check,
-    link::{Link, Script},
-    options::SinkOptions,
+    keyed::Keyed,
+    link::Link,
+    marks::{Marks, Part},
+    options::{Dedupe, OnRefused, Resync, SinkOptions},
     pack::Pack,
-    render::{Rendered, Renderer, time_digits},
-    store::{Keeping, RedisStore, script_error, strange_reply},
+    render::{Rendered, Renderer},
+    store::{Keeping, RedisStore, strange_reply},
+    watermark::Watermark,
 };
 
 /// The most events, and about the most bytes, in one call of the script: while it runs, Redis does nothing else.
@@ -31,11 +34,11 @@ const MOST_LOGGED: usize = 10_000;
 /// run, or may run later: it is repeated, and the script leaves out what is marked.
 pub struct RedisOplog {
     link: Arc<Link>,
-    store: Arc<RedisStore>,
-    route: Option<String>,
+    marks: Box<dyn Marks>,
     prefix: Option<String>,
-    dedupe: bool,
-    publish: Script,
+    on_refused: OnRefused,
+    resync: Vec<Resync>,
+    resync_user: Option<String>,
     work: Mutex<Work>,
 }
 
@@ -45,17 +48,21 @@ struct Work {
     pack: Pack,
     /// For each event of the pack its place in the slice.
     packed: Vec<usize>,
+    /// The position was lost within the pack.
+    has_gap: bool,
     /// Places of events without a message.
     ignored: Vec<usize>,
     logged: HashSet<Namespace>,
 }
 
-/// What one call of the script did.
-struct Published {
-    done: usize,
-    known: u64,
-    watermark: Vec<u8>,
-    failure: Option<Error>,
+/// Why a pack ends before the events do.
+enum Cut {
+    /// It is full.
+    Full,
+    /// The event at `next` cannot be rendered.
+    Bad(Error),
+    /// Subscribers are to load their data again before the event at `next`, a barrier, is passed.
+    Resync,
 }
 
 impl RedisOplog {
@@ -64,85 +71,100 @@ impl RedisOplog {
     /// # Errors
     /// Naming the option that is wrong.
     pub fn new(context: &Context, options: SinkOptions) -> Result<RedisOplog> {
+        let (ttl, ordinals) = options.keys()?;
+        if options.resync_user.is_some() && options.resync.is_empty() {
+            return Err(Error::option("resync_user", "`resync_user` has a meaning with `resync` only")
+                .hint("add resync = [\"gap\", \"drop\", \"rename\"], or remove it"));
+        }
         let link = Arc::new(Link::new(&options.url, options.ca_file.as_deref())?);
+        let marks: Box<dyn Marks> = match options.dedupe {
+            Dedupe::Keys => Box::new(Keyed::new(Arc::clone(&link), &options.metadata_prefix, ttl, ordinals)),
+            Dedupe::Watermark | Dedupe::Off => {
+                let store = Arc::new(RedisStore::new(Arc::clone(&link), &options.metadata_prefix, Keeping::WithSink));
+                let is_on = options.dedupe == Dedupe::Watermark;
+                Box::new(Watermark::new(Arc::clone(&link), store, context.route.clone(), is_on))
+            }
+        };
         Ok(RedisOplog {
-            store: Arc::new(RedisStore::new(Arc::clone(&link), &options.metadata_prefix, Keeping::WithSink)),
             link,
-            route: context.route.clone(),
-            dedupe: options.dedupe.is_on(),
-            publish: Script::new(include_str!("publish.lua")),
-            work: Mutex::new(Work::new(options.prefix.as_deref())),
+            on_refused: options.on_refused,
+            resync: options.resync,
+            resync_user: options.resync_user,
+            work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.prefix.as_deref()))),
             prefix: options.prefix,
+            marks,
         })
     }
 
-    fn key(&self) -> Result<String> {
-        let route = self.route.as_deref().ok_or_else(|| Error::bug("a sink without a route cannot write"))?;
-        Ok(self.store.key(route))
+    /// Makes subscribers connect anew, on which redis-oplog loads its data again (its only means to hear of what has no message).
+    ///
+    /// A twin of this instance does the same; that costs its subscribers another load, and nothing else.
+    async fn resync(&self, event: &Event) -> Result<()> {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("pubsub");
+        if let Some(user) = &self.resync_user {
+            kill.arg("USER").arg(user);
+        }
+        let killed = match self.link.ask(&kill).await? {
+            Value::Int(n) => n,
+            _ => return Err(strange_reply(self.link.place())),
+        };
+        tracing::warn!(op = event.op.name(), ns = %event.ns, subscribers = killed, "subscribers are disconnected, so that they load their data again");
+        Ok(())
     }
 
-    /// Runs the script. `known` is the watermark that an earlier call has confirmed.
-    async fn publish(&self, batch: &[u8], upto: Option<&Position>, known: &[u8]) -> Result<Published> {
-        let time = upto.map(|p| time_digits(p.time));
-        let args = [
-            batch,
-            if self.dedupe { b"1" } else { b"0" },
-            upto.map_or(&[][..], |p| p.token.as_bytes()),
-            time.as_ref().map_or(&[][..], |t| &t[..]),
-            known,
-        ];
-        let place = self.link.place();
-        let reply = self.link.run(&self.publish, self.key()?.as_bytes(), &args).await?;
-        let Value::Array(parts) = &reply else { return Err(strange_reply(place)) };
-        // A false at the end of a Lua table is a nil in the reply.
-        match &parts[..] {
-            [Value::Int(-1), _, error] => Err(script_error(error, place)),
-            [Value::Int(done), Value::Int(known), Value::BulkString(watermark), rest @ ..] => Ok(Published {
-                done: usize::try_from(*done).map_err(|_| strange_reply(place))?,
-                known: u64::try_from(*known).map_err(|_| strange_reply(place))?,
-                watermark: watermark.clone(),
-                failure: match rest {
-                    [] | [Value::Nil] => None,
-                    [error, ..] => Some(script_error(error, place)),
-                },
-            }),
-            _ => Err(strange_reply(place)),
+    /// What a refused message means for the route.
+    fn refused(&self, error: Error) -> Error {
+        match (error.kind(), self.on_refused) {
+            (ErrorKind::Operator, OnRefused::Retry) => with_kind(ErrorKind::Transient, &error),
+            (ErrorKind::Operator, OnRefused::BadEvent) => with_kind(ErrorKind::Data, &error),
+            _ => error,
         }
     }
 }
 
 impl Work {
-    fn new(prefix: Option<&str>) -> Work {
+    fn new(renderer: Renderer) -> Work {
         Work {
-            renderer: Renderer::new(prefix),
+            renderer,
             pack: Pack::new(),
             packed: Vec::new(),
+            has_gap: false,
             ignored: Vec::new(),
             logged: HashSet::new(),
         }
     }
 
-    /// Renders events from `next` on until the pack is full, and moves `next` behind them. An event that cannot be rendered
-    /// ends the pack, too; `next` is its place then.
-    fn fill(&mut self, events: &[Event], next: &mut usize) -> Option<Error> {
+    /// Renders events from `next` on until the pack is full, and moves `next` behind them. `passed`: the subscribers have been
+    /// told of the barrier at `next`.
+    fn fill(&mut self, events: &[Event], next: &mut usize, resync: &[Resync], mut passed: bool) -> Option<Cut> {
         self.pack.clear(2 * MOST_BYTES);
         self.renderer.begin();
         self.packed.clear();
+        self.has_gap = false;
+        let begin = *next;
         while let Some(event) = events.get(*next) {
             let full = self.packed.len() >= MOST_EVENTS || self.pack.size() >= MOST_BYTES;
             // Events of one id stay together: the watermark cannot stand between them.
-            if full && events[*next - 1].id() != event.id() {
-                break;
+            if full && *next > begin && events[*next - 1].id() != event.id() {
+                return Some(Cut::Full);
+            }
+            let concerns = Resync::of(event.op);
+            if concerns.is_some_and(|word| resync.contains(&word)) && !std::mem::take(&mut passed) {
+                return Some(Cut::Resync);
             }
             match self.renderer.render(&mut self.pack, event) {
                 Ok(Rendered::Message) => self.packed.push(*next),
-                Ok(Rendered::Gap) => {
-                    self.packed.push(*next);
+                Ok(Rendered::Gap { is_packed }) => {
+                    self.has_gap = true;
+                    if is_packed {
+                        self.packed.push(*next);
+                    }
                     self.ignored.push(*next);
                 }
                 Ok(Rendered::Barrier) => {
-                    if matches!(event.op, Op::Drop | Op::DropDatabase | Op::Rename) {
-                        tracing::info!(op = event.op.name(), ns = %event.ns, "subscribers are not told: redis-oplog has no message for it");
+                    if concerns.is_some_and(|word| !resync.contains(&word)) {
+                        tracing::warn!(op = event.op.name(), ns = %event.ns, "subscribers are not told: redis-oplog has no message for it");
                     }
                     self.ignored.push(*next);
                 }
@@ -150,7 +172,7 @@ impl Work {
                     self.log_once(&event.ns);
                     self.ignored.push(*next);
                 }
-                Err(e) => return Some(e.at(format_args!("{} of {}", event.op.name(), event.ns))),
+                Err(e) => return Some(Cut::Bad(e.at(format_args!("{} of {}", event.op.name(), event.ns)))),
             }
             *next += 1;
         }
@@ -164,12 +186,12 @@ impl Work {
     }
 }
 
-/// The same error as one to try again after.
-fn as_transient(error: &Error) -> Error {
-    let transient = Error::transient(error.message());
+/// The same error as one of another kind.
+fn with_kind(kind: ErrorKind, error: &Error) -> Error {
+    let other = Error::new(kind, error.message());
     match error.get_hint() {
-        Some(hint) => transient.hint(hint),
-        None => transient,
+        Some(hint) => other.hint(hint),
+        None => other,
     }
 }
 
@@ -200,34 +222,40 @@ impl Sink for RedisOplog {
         let work = &mut *work;
         work.ignored.clear();
         let mut written = Written::default();
-        let mut next = 0;
+        let (mut next, mut passed) = (0, false);
         loop {
             let first = next;
-            let bad = work.fill(events, &mut next);
-            let upto = upto.filter(|_| next == events.len());
-            let mut failed = bad.map(|e| (next, e));
+            let cut = work.fill(events, &mut next, &self.resync, std::mem::take(&mut passed));
+            let is_last = cut.is_none();
+            let upto = upto.filter(|_| is_last);
+            let mut failed = None;
             if !work.packed.is_empty() || upto.is_some() {
-                let known = self.store.watermark()?;
-                match self.publish(work.pack.finish(), upto, &known).await {
+                let part = Part { pack: work.pack.finish(), upto, has_gap: work.has_gap };
+                match self.marks.publish(part).await {
                     Ok(published) => {
-                        if self.dedupe {
-                            self.store.set_watermark(published.watermark);
-                        }
                         written.duplicates += published.known;
                         if let Some(e) = published.failure {
                             // I1: what was not sent is not marked, and is reported.
                             let at = work.packed.get(published.done).copied();
-                            failed = Some((at.ok_or_else(|| strange_reply(self.link.place()))?, e));
+                            failed = Some((at.ok_or_else(|| strange_reply(self.link.place()))?, self.refused(e)));
                         }
                     }
-                    Err(e) if e.kind() == ErrorKind::PositionLost => {
-                        // The route goes back to what Redis holds.
-                        self.store.set_behind();
-                        return Err(e);
-                    }
+                    // The route goes back to what Redis holds.
+                    Err(e) if e.kind() == ErrorKind::PositionLost => return Err(e),
                     // Nothing is known about this part, and nothing of it is assumed.
                     Err(e) if first == 0 || events.is_empty() => return Err(e),
                     Err(e) => failed = Some((first, e)),
+                }
+            }
+            if failed.is_none() {
+                match cut {
+                    Some(Cut::Bad(e)) => failed = Some((next, e)),
+                    Some(Cut::Resync) if self.marks.is_marked(&events[next]) => passed = true,
+                    Some(Cut::Resync) => match self.resync(&events[next]).await {
+                        Ok(()) => passed = true,
+                        Err(e) => failed = Some((next, e)),
+                    },
+                    Some(Cut::Full) | None => {}
                 }
             }
             if let Some((at, error)) = failed {
@@ -236,12 +264,12 @@ impl Sink for RedisOplog {
                     return Err(error);
                 }
                 // What was sent is accounted for first: the write of the rest tells that a person is needed.
-                let error = if of_the_event { error } else { as_transient(&error) };
+                let error = if of_the_event { error } else { with_kind(ErrorKind::Transient, &error) };
                 work.ignored.retain(|i| *i < at);
                 written.failed = fail_from(events, at, error);
                 break;
             }
-            if next == events.len() {
+            if is_last {
                 break;
             }
         }
@@ -250,7 +278,8 @@ impl Sink for RedisOplog {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.publish(Pack::new().finish(), None, b"").await.map(drop)
+        let mut pack = Pack::new();
+        self.marks.publish(Part { pack: pack.finish(), upto: None, has_gap: false }).await.map(drop)
     }
 
     async fn close(&self) -> Result<()> {
@@ -259,11 +288,10 @@ impl Sink for RedisOplog {
     }
 
     fn checkpoints(&self) -> Option<Arc<dyn CheckpointStore>> {
-        Some(Arc::clone(&self.store) as Arc<dyn CheckpointStore>)
+        Some(self.marks.store())
     }
 
     async fn check(&self) -> Vec<Finding> {
-        let key = self.store.key(self.route.as_deref().unwrap_or("oplogue-check"));
-        check::sink(&self.link, &key, self.prefix.as_deref()).await
+        check::sink(&self.link, &*self.marks, self.prefix.as_deref(), !self.resync.is_empty()).await
     }
 }

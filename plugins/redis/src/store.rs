@@ -114,7 +114,8 @@ impl RedisStore {
     }
 }
 
-fn bytes(value: &Value) -> Option<&[u8]> {
+/// The text of a reply.
+pub fn bytes(value: &Value) -> Option<&[u8]> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
         Value::SimpleString(text) => Some(text.as_bytes()),

@@ -3,7 +3,9 @@
 mod checks;
 mod dedupe;
 mod faults;
+mod keys;
 mod messages;
 mod refusals;
+mod resync;
 mod stores;
 mod support;

@@ -32,6 +32,10 @@ pub fn try_sink(route: &str, all: &[(&str, &str)]) -> Result<Arc<dyn Sink>> {
     (registry().sinks["redis-oplog"].build)(&context(route), &options(all))
 }
 
+pub fn try_sink_with(route: &str, table: toml::Table) -> Result<Arc<dyn Sink>> {
+    (registry().sinks["redis-oplog"].build)(&context(route), &Options::new(table))
+}
+
 pub fn store(all: &[(&str, &str)]) -> Arc<dyn CheckpointStore> {
     (registry().stores["redis"].build)(&context("any"), &options(all)).unwrap()
 }
