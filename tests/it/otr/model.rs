@@ -106,12 +106,15 @@ impl Model {
             while let Some(entry) = entries.next().await {
                 let entry = entry.expect("an entry");
                 let messages = messages(&entry);
-                let mut mine = messages.iter().filter(|m| m.channels[0].starts_with(&format!("{db}."))).peekable();
-                if mine.peek().is_none() {
-                    continue;
+                let mut published = false;
+                for message in messages {
+                    if message.channels[0].starts_with(&format!("{db}.")) {
+                        publish(&mut connection, &message).await;
+                        published = true;
+                    }
                 }
-                for message in mine {
-                    publish(&mut connection, message).await;
+                if !published {
+                    continue;
                 }
                 let at = number(entry.get_timestamp("ts").expect("its time"));
                 let () = redis::cmd("SET").arg(resume_key()).arg(at).query_async(&mut connection).await.expect("SET");
