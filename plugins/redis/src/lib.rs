@@ -3,6 +3,7 @@
 //! What is published is described in `docs/redis-oplog.md`; what the deduplication promises, and when, in
 //! `docs/decisions/redis-dedupe.md`.
 
+mod changed;
 mod check;
 mod fields;
 mod json;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use oplogue_api::{Field, FieldType};
 use serde::Deserialize;
 
+use crate::changed::Detail;
+
 const URL: Field =
     Field::new("url", FieldType::String, "redis://user:password@host:6379/0, or rediss:// for TLS").required().secret();
 const CA_FILE: Field = Field::new(
@@ -32,6 +34,12 @@ pub const SINK: &[Field] = &[
         "Whether what was published before, by this instance or a twin, is left out",
     )
     .default("\"watermark\""),
+    Field::new(
+        "fields",
+        FieldType::OneOf(&["top-level", "logged", "deep"]),
+        "How exactly `f` tells what an update changed: top-level names, the paths that are logged, or paths to the leaves",
+    )
+    .default("\"top-level\""),
 ];
 
 /// The options of the `redis` checkpoint store.
@@ -52,6 +60,8 @@ pub struct SinkOptions {
     pub metadata_prefix: String,
     #[serde(default)]
     pub dedupe: Dedupe,
+    #[serde(default)]
+    pub fields: Detail,
 }
 
 /// The option `dedupe`.

@@ -7,6 +7,7 @@
 use oplogue_api::{Error, Event, Op, Result};
 
 use crate::{
+    changed::Detail,
     fields::FieldList,
     json::{write_hex, write_text},
     number::write_number,
@@ -40,9 +41,9 @@ pub struct Renderer {
 pub const FIELDS_PER_EVENT: usize = 4;
 
 impl Renderer {
-    /// With the channel prefix; `None`: the name of the event's database and a dot.
-    pub fn new(prefix: Option<&str>) -> Renderer {
-        Renderer { prefix: prefix.map(|p| p.as_bytes().to_vec()), fields: FieldList::default(), channel: Vec::new() }
+    /// With the channel prefix (`None`: the name of the event's database and a dot) and the detail of `f`.
+    pub fn new(prefix: Option<&str>, detail: Detail) -> Renderer {
+        Renderer { prefix: prefix.map(|p| p.as_bytes().to_vec()), fields: FieldList::new(detail), channel: Vec::new() }
     }
 
     /// To be called before the first event of a pack.
@@ -111,7 +112,7 @@ impl Renderer {
             });
             write_id(out, id);
             out.extend_from_slice(b"},\"f\":");
-            self.fields.write(out, event)?;
+            self.fields.write(out, &[], event)?;
             out.push(b'}');
             Ok(())
         });

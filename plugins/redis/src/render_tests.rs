@@ -47,7 +47,7 @@ fn unpack(pack: &mut Pack) -> Vec<Vec<u8>> {
 /// Collection channel, document channel and message.
 fn message(prefix: Option<&str>, event: &Event) -> (String, String, String) {
     let mut pack = Pack::new();
-    assert_eq!(Renderer::new(prefix).render(&mut pack, event).unwrap(), Rendered::Message);
+    assert_eq!(Renderer::new(prefix, Detail::TopLevel).render(&mut pack, event).unwrap(), Rendered::Message);
     let mut fields = unpack(&mut pack).into_iter().map(|f| String::from_utf8(f).unwrap());
     assert_eq!(fields.next().unwrap(), "170000000000000000070000000003");
     (fields.next().unwrap(), fields.next().unwrap(), fields.next().unwrap())
@@ -146,7 +146,7 @@ fn ids_that_no_subscriber_can_have_are_reported() {
     ];
     for id in ids {
         let mut pack = Pack::new();
-        let mut renderer = Renderer::new(None);
+        let mut renderer = Renderer::new(None, Detail::TopLevel);
         assert_eq!(renderer.render(&mut pack, &insert("app.tasks", doc! {"_id": id})).unwrap(), Rendered::NoChannel);
         assert!(unpack(&mut pack).is_empty());
         // The next event says its channel again.
@@ -167,7 +167,7 @@ fn the_prefix_stands_for_the_database() {
 #[test]
 fn a_channel_is_said_once_in_a_row() {
     let mut pack = Pack::new();
-    let mut renderer = Renderer::new(Some("x."));
+    let mut renderer = Renderer::new(Some("x."), Detail::TopLevel);
     for ns in ["a.b", "a.b", "a.c", "z.c", "a.b"] {
         renderer.render(&mut pack, &event(Op::Delete, ns, 1)).unwrap();
     }
@@ -209,7 +209,7 @@ fn fields_of_updates() {
     for (change, fields) in table {
         let event = update("t", change);
         let mut pack = Pack::new();
-        match Renderer::new(None).render(&mut pack, &event) {
+        match Renderer::new(None, Detail::TopLevel).render(&mut pack, &event) {
             Ok(Rendered::Message) => {
                 assert_eq!(payload(&event), format!(r#"{{"e":"u","d":{{"_id":"t"}},"f":[{fields}]}}"#));
             }
@@ -238,7 +238,7 @@ fn what_cannot_be_said_is_a_data_error_and_leaves_the_pack_alone() {
         Event { after: Some(damaged), ..event(Op::Insert, "app.tasks", 1) },
     ] {
         let mut pack = Pack::new();
-        let error = Renderer::new(None).render(&mut pack, &event).unwrap_err();
+        let error = Renderer::new(None, Detail::TopLevel).render(&mut pack, &event).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         assert!(unpack(&mut pack).is_empty());
     }
@@ -249,11 +249,11 @@ fn barriers_have_no_message_and_a_gap_lowers_the_watermark() {
     for op in Op::ALL.iter().copied().filter(|op| op.is_barrier() && *op != Op::Gap) {
         let mut pack = Pack::new();
         let barrier = Event { key: None, ..event(op, "app.tasks", 1) };
-        assert_eq!(Renderer::new(None).render(&mut pack, &barrier).unwrap(), Rendered::Barrier);
+        assert_eq!(Renderer::new(None, Detail::TopLevel).render(&mut pack, &barrier).unwrap(), Rendered::Barrier);
         assert!(unpack(&mut pack).is_empty());
     }
     let mut pack = Pack::new();
-    assert_eq!(Renderer::new(None).render(&mut pack, &event(Op::Gap, "", 1)).unwrap(), Rendered::Gap);
+    assert_eq!(Renderer::new(None, Detail::TopLevel).render(&mut pack, &event(Op::Gap, "", 1)).unwrap(), Rendered::Gap);
     assert_eq!(unpack(&mut pack), [&b"17000000000000000007"[..], b"", b"", b""]);
 }
 

@@ -71,7 +71,7 @@ impl RedisOplog {
             route: context.route.clone(),
             dedupe: options.dedupe.is_on(),
             publish: Script::new(include_str!("publish.lua")),
-            work: Mutex::new(Work::new(options.prefix.as_deref())),
+            work: Mutex::new(Work::new(Renderer::new(options.prefix.as_deref(), options.fields))),
             prefix: options.prefix,
         })
     }
@@ -112,9 +112,9 @@ impl RedisOplog {
 }
 
 impl Work {
-    fn new(prefix: Option<&str>) -> Work {
+    fn new(renderer: Renderer) -> Work {
         Work {
-            renderer: Renderer::new(prefix),
+            renderer,
             pack: Pack::new(),
             packed: Vec::new(),
             ignored: Vec::new(),
