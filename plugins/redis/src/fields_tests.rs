@@ -71,7 +71,9 @@ fn what_an_update_changed() {
             ["a,c,e,g", "a,c,e,g", "a.b,a.b.x,c,a.d,e.f,g.h"],
         ),
         (
-            stream(doc! {"updatedFields": {"a.0": 1, "x.y": 1}, "disambiguatedPaths": {"a.0": ["a", "0"], "x.y": ["x.y"]}}),
+            stream(
+                doc! {"updatedFields": {"a.0": 1, "x.y": 1}, "disambiguatedPaths": {"a.0": ["a", "0"], "x.y": ["x.y"]}},
+            ),
             ["a,x.y", "a,x.y", "a.0,x.y"],
         ),
     ];

@@ -5,17 +5,24 @@
 
 mod changed;
 mod check;
+mod collections;
+mod ejson;
 mod fields;
+mod id;
 mod json;
 mod link;
+mod notices;
 mod number;
 mod options;
 mod pack;
+mod pattern;
 mod raw;
+mod regexp;
 mod render;
 mod reply;
 mod sink;
 mod store;
+mod template;
 
 use std::sync::Arc;
 
@@ -34,7 +41,7 @@ pub fn register(r: &mut Registry) {
         "redis-oplog",
         "Publishes changes to Redis for Meteor's redis-oplog, each once and in order",
         options::SINK,
-        |context, options| Ok(Arc::new(RedisOplog::new(context, options.parse::<SinkOptions>()?)?) as Arc<dyn Sink>),
+        |context, options| Ok(Arc::new(RedisOplog::new(context, SinkOptions::new(options)?)?) as Arc<dyn Sink>),
     );
     r.store("redis", "Keeps checkpoints in Redis, one hash a route", options::STORE, |_, options| {
         let options = options.parse::<StoreOptions>()?;

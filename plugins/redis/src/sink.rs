@@ -71,7 +71,7 @@ impl RedisOplog {
             route: context.route.clone(),
             dedupe: options.dedupe.is_on(),
             publish: Script::new(include_str!("publish.lua")),
-            work: Mutex::new(Work::new(Renderer::new(options.prefix.as_deref(), options.fields))),
+            work: Mutex::new(Work::new(Renderer::new(options.rendering))),
             prefix: options.prefix,
         })
     }
@@ -113,13 +113,7 @@ impl RedisOplog {
 
 impl Work {
     fn new(renderer: Renderer) -> Work {
-        Work {
-            renderer,
-            pack: Pack::new(),
-            packed: Vec::new(),
-            ignored: Vec::new(),
-            logged: HashSet::new(),
-        }
+        Work { renderer, pack: Pack::new(), packed: Vec::new(), ignored: Vec::new(), logged: HashSet::new() }
     }
 
     /// Renders events from `next` on until the pack is full, and moves `next` behind them. An event that cannot be rendered
@@ -134,7 +128,7 @@ impl Work {
             if full && events[*next - 1].id() != event.id() {
                 break;
             }
-            match self.renderer.render(&mut self.pack, event) {
+            match self.renderer.render(&mut self.pack, &[], event) {
                 Ok(Rendered::Message) => self.packed.push(*next),
                 Ok(Rendered::Gap) => {
                     self.packed.push(*next);
@@ -146,6 +140,7 @@ impl Work {
                     }
                     self.ignored.push(*next);
                 }
+                Ok(Rendered::LeftOut) => self.ignored.push(*next),
                 Ok(Rendered::NoChannel) => {
                     self.log_once(&event.ns);
                     self.ignored.push(*next);
