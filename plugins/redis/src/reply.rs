@@ -116,7 +116,13 @@ pub fn from_redis(e: &RedisError, place: &str) -> Error {
     } else {
         format!("the call to Redis failed ({})", e.category())
     };
-    Error::transient(what).at(place).hint("check that Redis runs there and that the URL is right; retrying")
+    // Only the hint goes by the text, which is that of the TLS library.
+    let hint = if what.contains("alert: CertificateRequired") || what.contains("alert: HandshakeFailure") {
+        "Redis may demand a certificate of its clients: set cert_file and key_file"
+    } else {
+        "check that Redis runs there and that the URL is right; retrying"
+    };
+    Error::transient(what).at(place).hint(hint)
 }
 
 #[cfg(test)]
