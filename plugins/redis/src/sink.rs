@@ -16,7 +16,7 @@ use crate::{
     marks::{Marks, Part},
     options::{Dedupe, OnRefused, Resync, SinkOptions},
     pack::Pack,
-    render::{Rendered, Renderer},
+    render::{Ids, Rendered, Renderer},
     store::{Keeping, RedisStore, strange_reply},
     watermark::Watermark,
 };
@@ -67,13 +67,12 @@ impl RedisOplog {
     ///
     /// # Errors
     /// Naming the option that is wrong.
-    pub fn new(context: &Context, options: SinkOptions) -> Result<RedisOplog> {
+    pub fn new(context: &Context, link: Arc<Link>, options: SinkOptions) -> Result<RedisOplog> {
         let (ttl, ordinals) = options.keys()?;
         if options.resync_user.is_some() && options.resync.is_empty() {
             return Err(Error::option("resync_user", "`resync_user` has a meaning with `resync` only")
                 .hint("add resync = [\"gap\", \"drop\", \"rename\"], or remove it"));
         }
-        let link = Arc::new(Link::new(&options.url, options.ca_file.as_deref())?);
         let marks: Box<dyn Marks> = match options.dedupe {
             Dedupe::Keys => Box::new(Keyed::new(Arc::clone(&link), &options.metadata_prefix, ttl, ordinals)),
             Dedupe::Watermark | Dedupe::Off => {
@@ -107,6 +106,28 @@ impl RedisOplog {
             _ => return Err(strange_reply(self.link.place())),
         };
         tracing::warn!(op = event.op.name(), ns = %event.ns, subscribers = killed, "subscribers are disconnected, so that they load their data again");
+        Ok(())
+    }
+
+    /// Whether what the options ask for can be had of the Redis that the link has found.
+    fn fits(&self) -> Result<()> {
+        if !self.link.is_cluster() {
+            return Ok(());
+        }
+        let refused =
+            |what: &str, hint: &str| Err(Error::operator(format!("{}: {what}", self.link.place())).hint(hint));
+        if self.marks.ids() == Ids::Entry {
+            return refused(
+                "dedupe = \"keys\" cannot be had of a Redis Cluster: its keys lie on several nodes, and no script sees them all",
+                "use dedupe = \"watermark\"; oplogtoredis cannot publish to a cluster either",
+            );
+        }
+        if !self.resync.is_empty() {
+            return refused(
+                "`resync` cannot be had of a Redis Cluster: it would reach the subscribers of one node only",
+                "remove `resync`",
+            );
+        }
         Ok(())
     }
 
@@ -193,8 +214,10 @@ impl Sink for RedisOplog {
 
     async fn open(&self) -> Result<()> {
         self.link.disconnect().await;
-        check::role(&self.link).await?;
-        // An empty batch proves the rest: script, key, and the right to write.
+        // Whoever may not ask this has a connection all the same. What it leads to is known then.
+        let _ = self.link.call(&redis::cmd("PING")).await?;
+        self.fits()?;
+        // The link asks for the role; an empty batch proves the rest: script, key, and the right to write.
         self.ping().await
     }
 
@@ -264,7 +287,7 @@ impl Sink for RedisOplog {
     }
 
     async fn close(&self) -> Result<()> {
-        self.link.disconnect().await;
+        self.link.close().await;
         Ok(())
     }
 
@@ -273,6 +296,8 @@ impl Sink for RedisOplog {
     }
 
     async fn check(&self) -> Vec<Finding> {
-        check::sink(&self.link, &*self.marks, self.prefix.as_deref(), !self.resync.is_empty()).await
+        let mut found = check::sink(&self.link, &*self.marks, self.prefix.as_deref(), !self.resync.is_empty()).await;
+        found.extend(self.fits().err().map(Finding::from));
+        found
     }
 }

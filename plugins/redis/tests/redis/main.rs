@@ -1,6 +1,7 @@
 //! The sink and the stores against real servers.
 
 mod checks;
+mod cluster;
 mod collections;
 mod dedupe;
 mod documents;
@@ -9,5 +10,7 @@ mod keys;
 mod messages;
 mod refusals;
 mod resync;
+mod sentinel;
 mod stores;
 mod support;
+mod tls;

@@ -28,6 +28,12 @@ pub fn options(all: &[(&str, &str)]) -> Options {
     Options::new(all.iter().map(|(k, v)| ((*k).to_owned(), toml::Value::from(*v))).collect())
 }
 
+/// The sink of a route with options as they stand in a configuration.
+pub fn try_sink_toml(route: &str, text: &str) -> Result<Arc<dyn Sink>> {
+    let table: toml::Table = text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"));
+    (registry().sinks["redis-oplog"].build)(&context(route), &Options::new(table))
+}
+
 pub fn try_sink(route: &str, all: &[(&str, &str)]) -> Result<Arc<dyn Sink>> {
     (registry().sinks["redis-oplog"].build)(&context(route), &options(all))
 }
@@ -64,6 +70,11 @@ impl Place {
 
     pub fn sink(&self) -> Arc<dyn Sink> {
         self.sink_with(&[])
+    }
+
+    /// The sink of this route, with options as they stand in a configuration.
+    pub fn sink_toml(&self, text: &str) -> Arc<dyn Sink> {
+        try_sink_toml(&self.route, text).unwrap()
     }
 
     /// The key that holds watermark and position.
