@@ -40,10 +40,10 @@ struct Status {
 }
 
 #[derive(Clone, Copy)]
-struct Largest {
-    minute: u64,
-    now: usize,
-    before: usize,
+pub(super) struct Largest {
+    pub minute: u64,
+    pub now: usize,
+    pub before: usize,
 }
 
 impl Entries {
@@ -144,7 +144,7 @@ impl Status {
 }
 
 impl Largest {
-    fn turn(&mut self, minute: u64) {
+    pub fn turn(&mut self, minute: u64) {
         if minute > self.minute {
             self.before = if minute == self.minute + 1 { self.now } else { 0 };
             self.now = 0;
