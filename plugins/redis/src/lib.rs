@@ -3,20 +3,28 @@
 //! What is published is described in `docs/redis-oplog.md`; what the deduplication promises, and when, in
 //! `docs/decisions/redis-dedupe.md`.
 
+mod changed;
 mod check;
+mod collections;
+mod ejson;
 mod fields;
+mod id;
 mod json;
 mod keyed;
 mod link;
 mod marks;
+mod notices;
 mod number;
 mod options;
 mod pack;
+mod pattern;
 mod raw;
+mod regexp;
 mod render;
 mod reply;
 mod sink;
 mod store;
+mod template;
 mod watermark;
 
 use std::sync::Arc;
@@ -36,7 +44,7 @@ pub fn register(r: &mut Registry) {
         "redis-oplog",
         "Publishes changes to Redis for Meteor's redis-oplog, each once and in order",
         options::SINK,
-        |context, options| Ok(Arc::new(RedisOplog::new(context, options.parse::<SinkOptions>()?)?) as Arc<dyn Sink>),
+        |context, options| Ok(Arc::new(RedisOplog::new(context, SinkOptions::new(options)?)?) as Arc<dyn Sink>),
     );
     r.store("redis", "Keeps checkpoints in Redis, one hash a route", options::STORE, |_, options| {
         let options = options.parse::<StoreOptions>()?;

@@ -1,9 +1,11 @@
 //! The options of the plugins.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
-use oplogue_api::{Error, Field, FieldType, Op, Period, Result};
-use serde::Deserialize;
+use oplogue_api::{Error, Field, FieldType, Op, Options, Period, Result};
+use serde::{Deserialize, de::IgnoredAny};
+
+use crate::{changed::Detail, collections::Rules, render::Rendering};
 
 const URL: Field =
     Field::new("url", FieldType::String, "redis://user:password@host:6379/0, or rediss:// for TLS").required().secret();
@@ -24,6 +26,11 @@ pub const SINK: &[Field] = &[
         "prefix",
         FieldType::String,
         "What channel names begin with, instead of the database's name and a dot: Meteor's globalRedisPrefix",
+    ),
+    Field::new(
+        "prefixes",
+        FieldType::Any,
+        "A prefix for each of several databases: { shop = \"shop.\", crm = \"\" }; others have that of `prefix`",
     ),
     METADATA_PREFIX,
     Field::new(
@@ -61,6 +68,17 @@ pub const SINK: &[Field] = &[
         FieldType::String,
         "The Redis user of the subscribers that `resync` concerns, instead of all that subscribe to anything",
     ),
+    Field::new(
+        "fields",
+        FieldType::OneOf(&["top-level", "logged", "deep"]),
+        "How exactly `f` tells what an update changed: top-level names, the paths that are logged, or paths to the leaves",
+    )
+    .default("\"top-level\""),
+    Field::new(
+        "collections",
+        FieldType::Any,
+        "Tables with settings for some collections: match, publish, document, namespaces, channels, object_ids, skip_if_only",
+    ),
 ];
 
 /// The options of the `redis` checkpoint store.
@@ -88,6 +106,49 @@ pub struct SinkOptions {
     #[serde(default)]
     pub resync: Vec<Resync>,
     pub resync_user: Option<String>,
+    #[serde(default)]
+    pub fields: Detail,
+    #[serde(rename = "prefixes")]
+    _prefixes: Option<IgnoredAny>,
+    #[serde(rename = "collections")]
+    _collections: Option<IgnoredAny>,
+    /// What of them concerns messages and channels.
+    #[serde(skip)]
+    pub rendering: Rendering,
+}
+
+impl SinkOptions {
+    /// Reads and checks the options.
+    ///
+    /// # Errors
+    /// Naming the option that is wrong.
+    pub fn new(options: &Options) -> Result<SinkOptions> {
+        let mut read: SinkOptions = options.parse()?;
+        read.rendering = Rendering {
+            prefix: read.prefix.as_ref().map(|p| p.as_bytes().to_vec()),
+            prefixes: prefixes(options)?,
+            detail: read.fields,
+            rules: Rules::new(options)?,
+        };
+        Ok(read)
+    }
+}
+
+fn prefixes(options: &Options) -> Result<HashMap<String, Vec<u8>>> {
+    let Some(value) = options.table().get("prefixes") else { return Ok(HashMap::new()) };
+    let wrong = |what: String| {
+        Error::option("prefixes", what).hint("write databases and their prefixes: prefixes = { shop = \"shop.\" }")
+    };
+    let table = value.as_table().ok_or_else(|| wrong("`prefixes` must be a table".to_owned()))?;
+    let mut prefixes = HashMap::new();
+    for (database, prefix) in table {
+        let prefix = prefix.as_str().ok_or_else(|| wrong(format!("the prefix of `{database}` must be a text")))?;
+        if database.is_empty() || database.contains('.') {
+            return Err(wrong(format!("`{database}` is no name of a database")));
+        }
+        prefixes.insert(database.clone(), prefix.as_bytes().to_vec());
+    }
+    Ok(prefixes)
 }
 
 /// The option `dedupe`.

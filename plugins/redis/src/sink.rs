@@ -1,10 +1,10 @@
 //! The `redis-oplog` sink.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use oplogue_api::{
-    CheckpointStore, Context, Error, ErrorKind, Event, Failed, Finding, Namespace, Ordering, Position, Result, Sink,
-    Written, async_trait,
+    CheckpointStore, Context, Error, ErrorKind, Event, Failed, Finding, Ordering, Position, Result, Sink, Written,
+    async_trait,
 };
 use redis::Value;
 use tokio::sync::Mutex;
@@ -25,8 +25,6 @@ use crate::{
 const MOST_EVENTS: usize = 1024;
 /// See [`MOST_EVENTS`].
 const MOST_BYTES: usize = 1 << 20;
-/// More namespaces than this are not remembered as logged.
-const MOST_LOGGED: usize = 10_000;
 
 /// Publishes events for Meteor's redis-oplog; see `docs/redis-oplog.md`.
 ///
@@ -52,7 +50,6 @@ struct Work {
     has_gap: bool,
     /// Places of events without a message.
     ignored: Vec<usize>,
-    logged: HashSet<Namespace>,
 }
 
 /// Why a pack ends before the events do.
@@ -90,7 +87,7 @@ impl RedisOplog {
             on_refused: options.on_refused,
             resync: options.resync,
             resync_user: options.resync_user,
-            work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.prefix.as_deref()))),
+            work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.rendering))),
             prefix: options.prefix,
             marks,
         })
@@ -125,14 +122,7 @@ impl RedisOplog {
 
 impl Work {
     fn new(renderer: Renderer) -> Work {
-        Work {
-            renderer,
-            pack: Pack::new(),
-            packed: Vec::new(),
-            has_gap: false,
-            ignored: Vec::new(),
-            logged: HashSet::new(),
-        }
+        Work { renderer, pack: Pack::new(), packed: Vec::new(), has_gap: false, ignored: Vec::new() }
     }
 
     /// Renders events from `next` on until the pack is full, and moves `next` behind them. `passed`: the subscribers have been
@@ -153,7 +143,7 @@ impl Work {
             if concerns.is_some_and(|word| resync.contains(&word)) && !std::mem::take(&mut passed) {
                 return Some(Cut::Resync);
             }
-            match self.renderer.render(&mut self.pack, event) {
+            match self.renderer.render(&mut self.pack, &[], event) {
                 Ok(Rendered::Message) => self.packed.push(*next),
                 Ok(Rendered::Gap { is_packed }) => {
                     self.has_gap = true;
@@ -168,21 +158,12 @@ impl Work {
                     }
                     self.ignored.push(*next);
                 }
-                Ok(Rendered::NoChannel) => {
-                    self.log_once(&event.ns);
-                    self.ignored.push(*next);
-                }
+                Ok(Rendered::LeftOut | Rendered::NoChannel) => self.ignored.push(*next),
                 Err(e) => return Some(Cut::Bad(e.at(format_args!("{} of {}", event.op.name(), event.ns)))),
             }
             *next += 1;
         }
         None
-    }
-
-    fn log_once(&mut self, ns: &Namespace) {
-        if self.logged.len() < MOST_LOGGED && self.logged.insert(ns.clone()) {
-            tracing::warn!(%ns, "documents whose _id is of a type that Meteor has no channel for are not published");
-        }
     }
 }
 

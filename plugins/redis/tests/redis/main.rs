@@ -1,7 +1,9 @@
 //! The sink and the stores against real servers.
 
 mod checks;
+mod collections;
 mod dedupe;
+mod documents;
 mod faults;
 mod keys;
 mod messages;

@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use bson::{Bson, Timestamp, doc};
+use bson::{Bson, Document, Timestamp, doc};
 use futures_util::StreamExt;
 use oplogue_api::{
     Checkpoint, CheckpointStore, Context, Doc, Error, Event, Options, Position, Registry, Result, Sink, Written,
@@ -51,6 +51,17 @@ impl Place {
         try_sink(&self.route, &all).unwrap()
     }
 
+    /// With options as they are written; `DB` stands for the place's database.
+    pub fn sink_of(&self, text: &str) -> Arc<dyn Sink> {
+        self.try_sink_of(text).unwrap()
+    }
+
+    pub fn try_sink_of(&self, text: &str) -> Result<Arc<dyn Sink>> {
+        let mut table: toml::Table = toml::from_str(&text.replace("DB", &self.db)).unwrap();
+        table.insert("url".into(), self.url.as_str().into());
+        (registry().sinks["redis-oplog"].build)(&context(&self.route), &Options::new(table))
+    }
+
     pub fn sink(&self) -> Arc<dyn Sink> {
         self.sink_with(&[])
     }
@@ -87,6 +98,12 @@ pub fn time(n: u32) -> Timestamp {
 /// The event as the n-th of the stream.
 pub fn at(n: u32, event: Event) -> Event {
     Event { time: time(n), ..event }
+}
+
+/// The event with the document before and after it.
+pub fn with_images(event: Event, before: Option<Document>, after: Option<Document>) -> Event {
+    let raw = |d: Document| Doc::from(bson::RawDocumentBuf::try_from(&d).unwrap());
+    Event { before: before.map(raw), after: after.map(raw).or(event.after.clone()), ..event }
 }
 
 /// The position behind the n-th event.
