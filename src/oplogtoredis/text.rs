@@ -134,7 +134,7 @@ fn route(out: &mut String, s: &Settings, index: usize) {
 /// A duration as the configuration has it, in whole milliseconds.
 fn period(duration: Duration) -> String {
     let millis = duration.as_nanos().div_ceil(1_000_000);
-    if millis % 1000 == 0 { format!("\"{}s\"", millis / 1000) } else { format!("\"{millis}ms\"") }
+    if millis.is_multiple_of(1000) { format!("\"{}s\"", millis / 1000) } else { format!("\"{millis}ms\"") }
 }
 
 /// A text as TOML writes it, with what the configuration would take for a variable escaped.

@@ -106,23 +106,19 @@ fn the_documentation_names_every_metric_with_its_type_and_labels() {
     route.received(&batch(vec![event(Op::Insert, "x.c", 1)]));
     route.denied(&event(Op::Insert, "x.c", 1));
     let text = t.render();
+    let series = |name: &str| {
+        let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        text.lines().find(of).map(|line| line.split_once('}').map_or("", |(labels, _)| labels))
+    };
     let shown: BTreeSet<(String, String, BTreeSet<String>)> = text
         .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE otr_")?.split_once(' '))
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .filter(|(name, _)| name.starts_with("otr_"))
         .map(|(name, kind)| {
-            let name = format!("otr_{name}");
-            let series = text
-                .lines()
-                .find(|line| {
-                    line.strip_prefix(&name)
-                        .is_some_and(|rest| !rest.starts_with(|c: char| c == 's' || c == '_') || kind == "histogram")
-                })
-                .filter(|line| line.contains('{'))
-                .map(|line| line.split_once('{').unwrap().1.split_once('}').unwrap().0.to_owned());
-            let labels = series.unwrap_or_default();
-            let labels = labels.split(',').filter_map(|l| Some(l.split_once('=')?.0.to_owned())).filter(|l| l != "le");
-            let labels = labels.collect();
-            (name, kind.to_owned(), labels)
+            let labels = series(name).or_else(|| series(&format!("{name}_count"))).expect("a series");
+            let labels = labels.split_once('{').map_or("", |(_, labels)| labels);
+            let labels = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+            (name.to_owned(), kind.to_owned(), labels.collect())
         })
         .collect();
     let documented: BTreeSet<(String, String, BTreeSet<String>)> = include_str!("../../../docs/oplogtoredis.md")

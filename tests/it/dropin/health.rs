@@ -15,7 +15,7 @@ fn wait_for(dropin: &mut DropIn, code: u16, body: &str) {
     dropin.wait(body, |o| {
         let began = Instant::now();
         let answer = o.http("GET", "/healthz");
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
         answer == (code, body.to_owned())
     });
 }

@@ -204,7 +204,7 @@ async fn sigterm_under_load_ends_it_soon_and_nothing_is_lost_or_sent_twice() {
         let (status, took) = dropin.terminate();
         assert!(status.success(), "{status}");
         // The grace, and what a busy machine adds; the original hangs for as long as the load lasts.
-        assert!(took < Duration::from_secs(20), "{took:?} in round {round}");
+        assert!(took < Duration::from_secs(30), "{took:?} in round {round}");
         assert!(!dropin.log().contains("stopped before everything"), "drained");
         dropin.start();
     }
