@@ -17,7 +17,9 @@
 pub mod builtin;
 mod cli;
 pub mod config;
+pub mod denylist;
 pub mod engine;
+pub mod oplogtoredis;
 pub mod telemetry;
 
 pub use cli::main_with;

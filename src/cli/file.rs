@@ -31,7 +31,8 @@ pub fn plan(file: &Path, registry: &Registry) -> Result<Plan, u8> {
     loaded.plan.ok_or(MISUSED)
 }
 
-fn show(diagnostics: &Diagnostics) {
+/// Tells what is wrong with a configuration.
+pub fn show(diagnostics: &Diagnostics) {
     if !diagnostics.is_empty() {
         output::note(&diagnostics.render(output::errors_in_colour()));
     }

@@ -5,15 +5,19 @@
 mod check;
 mod completions;
 mod file;
+mod oplogtoredis;
 mod output;
 mod plugins;
 mod position;
 mod run;
 mod tap;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 use oplogue_api::Registry;
 
 /// Done.
@@ -78,6 +82,14 @@ enum Command {
     /// Shows, sets or removes the checkpoints of routes
     #[command(subcommand)]
     Position(position::Position),
+    /// Prints the configuration that the environment of another program comes to
+    Import {
+        /// The program
+        #[arg(value_enum)]
+        program: Program,
+    },
+    /// Runs in the place of oplogtoredis, configured by its variables OTR_*; a link to this program by that name does too
+    Oplogtoredis,
     /// Prints a script with which a shell completes arguments
     Completions {
         /// The shell
@@ -88,9 +100,22 @@ enum Command {
     Help,
 }
 
+/// Whose configuration can be read.
+#[derive(Clone, Copy, ValueEnum)]
+enum Program {
+    /// Its variables OTR_*
+    Oplogtoredis,
+}
+
+/// Whether the program was called by the name of the one it stands in for.
+fn is_drop_in() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    name.as_deref().and_then(Path::file_stem).is_some_and(|stem| stem == crate::oplogtoredis::NAME)
+}
+
 /// The whole program, for the given plugins: reads the arguments, does what they say and returns the exit code.
 pub fn main_with(registry: Registry) -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match if is_drop_in() { drop_in_arguments() } else { Arguments::try_parse() } {
         Ok(arguments) => arguments,
         Err(e) => {
             // A closed pipe is no reason to fail.
@@ -105,9 +130,25 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Tap(tap) => tap.run(&registry),
         Command::Position(position) => position.run(&registry),
         Command::Completions { shell } => completions::completions(shell),
+        Command::Import { program: Program::Oplogtoredis } => oplogtoredis::import(),
+        Command::Oplogtoredis => oplogtoredis::run(&registry),
         Command::Help => output::answer(&Arguments::command().render_help().to_string()),
     };
     ExitCode::from(code)
+}
+
+/// oplogtoredis takes no arguments and ignores what it is given; help and the version are asked for all the same.
+fn drop_in_arguments() -> Result<Arguments, clap::Error> {
+    match std::env::args_os().nth(1) {
+        Some(asked) if ["-h", "--help", "-V", "--version"].iter().any(|known| asked == *known) => {
+            Arguments::try_parse()
+        }
+        Some(_) => {
+            output::note("oplogtoredis takes no arguments: they are ignored\n");
+            Arguments::try_parse_from(["oplogue", crate::oplogtoredis::NAME])
+        }
+        None => Arguments::try_parse_from(["oplogue", crate::oplogtoredis::NAME]),
+    }
 }
 
 /// The runtime of the commands that talk to servers.

@@ -24,7 +24,7 @@ use toml::{
 
 pub use diagnostics::{Diagnostic, Diagnostics, Level, Place};
 pub(crate) use fields::{sample, type_name};
-pub use plan::{CheckpointPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan};
+pub use plan::{CheckpointPlan, DenylistPlan, HttpPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan};
 pub(crate) use suggest::closest;
 
 use nodes::Section;
@@ -40,16 +40,17 @@ pub struct Loaded {
 }
 
 /// The tables of the top level.
-const TABLES: [&str; 8] = ["sources", "transforms", "sinks", "routes", "http", "state", "log", "engine"];
+const TABLES: [&str; 9] = ["sources", "transforms", "sinks", "routes", "http", "state", "log", "engine", "denylist"];
 
 /// The keys of oplogue's own tables, as `[engine]`, with their table: for documentation and its tests.
 pub fn own_fields() -> Vec<(&'static str, &'static Field)> {
-    let tables: [(&str, &'static [Field]); 5] = [
+    let tables: [(&str, &'static [Field]); 6] = [
         ("[[routes]]", &routes::ROUTE),
         ("[http]", &settings::HTTP),
         ("[state]", &settings::STATE),
         ("[log]", &settings::LOG),
         ("[engine]", &settings::ENGINE),
+        ("[denylist]", &settings::DENYLIST),
     ];
     tables.into_iter().flat_map(|(table, fields)| fields.iter().map(move |field| (table, field))).collect()
 }
@@ -117,6 +118,7 @@ fn read(report: &mut Report<'_>, root: &DeTable<'_>, registry: &Registry) -> Opt
         stores: nodes::read_stores(report, root, registry, dir),
     };
     let before = report.errors();
+    let denylist = settings.denylist.as_ref().and_then(|checked| routes::denylist(report, checked, &mut parts, dir));
     let routes = routes::read(report, root, &mut parts, &settings);
     // What a mistyped name was meant to use is not unused.
     if report.errors() == before && !report.is_broken() && root.contains_key("routes") {
@@ -127,6 +129,7 @@ fn read(report: &mut Report<'_>, root: &DeTable<'_>, registry: &Registry) -> Opt
     }
     Some(Plan {
         http: settings.http,
+        denylist,
         log: settings.log,
         shutdown_grace: settings.shutdown_grace,
         routes,

@@ -10,8 +10,10 @@ use oplogue_api::{
 /// A whole configuration, resolved. Building the parts of a plan does no I/O.
 #[derive(Clone)]
 pub struct Plan {
-    /// `[http] listen`; `None` when the table is absent.
-    pub http: Option<SocketAddr>,
+    /// `[http]`; `None` when the table is absent.
+    pub http: Option<HttpPlan>,
+    /// `[denylist]`; `None` when the table is absent.
+    pub denylist: Option<DenylistPlan>,
     /// `[log]`.
     pub log: LogPlan,
     /// `[engine]` limits that hold for the process.
@@ -20,6 +22,26 @@ pub struct Plan {
     pub routes: Vec<RoutePlan>,
     /// Every source of the file, used by a route or not, by name (for `tap` and `check`).
     pub sources: BTreeMap<String, Node<SourceBuild>>,
+}
+
+/// `[http]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpPlan {
+    /// `listen`.
+    pub listen: SocketAddr,
+    /// `style = "oplogtoredis"`.
+    pub like_oplogtoredis: bool,
+}
+
+/// `[denylist]`.
+#[derive(Clone)]
+pub struct DenylistPlan {
+    /// The databases that are on the list at every start.
+    pub databases: Vec<String>,
+    /// Where changes of the list are kept.
+    pub store: Node<StoreBuild>,
+    /// `[state] dir`.
+    pub state_dir: PathBuf,
 }
 
 /// `[log]`.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
+    path::Path,
     sync::Arc,
 };
 
@@ -10,7 +11,7 @@ use oplogue_api::{Error, Field, FieldType, Options, Registry, SinkBuild, SourceB
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    CheckpointPlan, Node, OnBadEvent, OnPositionLost, RoutePlan,
+    CheckpointPlan, DenylistPlan, Node, OnBadEvent, OnPositionLost, RoutePlan,
     fields::{Checked, Text, check, did_you_mean, kind_name, listing},
     nodes::{NAME_RULE, Nodes, is_name},
     report::Report,
@@ -280,9 +281,38 @@ fn checkpoint(report: &mut Report<'_>, checked: &Checked, parts: &mut Parts<'_>)
             return entry.node.clone().map(CheckpointPlan::Sink);
         }
     };
+    named_store(report, text, parts).map(CheckpointPlan::Store)
+}
+
+/// `[denylist]`.
+pub(super) fn denylist(
+    report: &mut Report<'_>,
+    checked: &Checked,
+    parts: &mut Parts<'_>,
+    state_dir: &Path,
+) -> Option<DenylistPlan> {
+    let store = match checked.text("store") {
+        Some(text) => named_store(report, text, parts),
+        None => match parts.stores.entries.get_mut("file") {
+            Some(entry) => {
+                entry.is_used = true;
+                entry.node.clone()
+            }
+            None => Some(no_store()),
+        },
+    };
+    let databases = match checked.get("databases") {
+        Some(got) => got.texts.iter().map(|text| text.value.clone()).collect(),
+        None => vec!["admin".to_owned()],
+    };
+    Some(DenylistPlan { databases, store: store?, state_dir: state_dir.to_owned() })
+}
+
+/// The store of a type, as a key of the file names it.
+fn named_store(report: &mut Report<'_>, text: &Text, parts: &mut Parts<'_>) -> Option<Node<StoreBuild>> {
     if let Some(entry) = parts.stores.entries.get_mut(&text.value) {
         entry.is_used = true;
-        return entry.node.clone().map(CheckpointPlan::Store);
+        return entry.node.clone();
     }
     if let Some(plugin) = parts.registry.stores.get(text.value.as_str()) {
         if !report.is_broken() {

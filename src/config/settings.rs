@@ -1,4 +1,4 @@
-//! oplogue's own tables: `[http]`, `[state]`, `[log]`, `[engine]`.
+//! oplogue's own tables: `[http]`, `[state]`, `[log]`, `[engine]`, `[denylist]`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -9,18 +9,33 @@ use toml::{
 };
 
 use super::{
-    LogPlan,
+    HttpPlan, LogPlan,
     fields::{Checked, check, kind_name},
     report::{Report, Span},
 };
 use crate::telemetry::log::check_level;
 
-pub(super) static HTTP: [Field; 1] = [Field::new(
-    "listen",
-    FieldType::String,
-    "Address and port for /metrics, /healthz, /readyz and /api/v1/routes. The table alone switches them on.",
-)
-.default("\"127.0.0.1:9100\"")];
+pub(super) static HTTP: [Field; 2] = [
+    Field::new(
+        "listen",
+        FieldType::String,
+        "Address and port for /metrics, /healthz, /readyz and /api/v1/routes. The table alone switches them on.",
+    )
+    .default("\"127.0.0.1:9100\""),
+    Field::new(
+        "style",
+        FieldType::OneOf(&["oplogue", "oplogtoredis"]),
+        "\"oplogtoredis\": /healthz answers as oplogtoredis does, and /metrics has its metrics beside oplogue's own.",
+    )
+    .default("\"oplogue\""),
+];
+
+pub(super) static DENYLIST: [Field; 2] = [
+    Field::new("databases", FieldType::Strings, "The databases whose events are dropped, put back at every start.")
+        .default("[\"admin\"]"),
+    Field::new("store", FieldType::String, "Where changes of the list are kept: the type of a checkpoint store.")
+        .default("\"file\""),
+];
 
 pub(super) static STATE: [Field; 1] =
     [Field::new("dir", FieldType::String, "Folder of the file checkpoints.").default("\"./oplogue-state\"")];
@@ -52,7 +67,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What these tables come to.
 pub(super) struct Settings {
-    pub http: Option<SocketAddr>,
+    pub http: Option<HttpPlan>,
+    /// `[denylist]`, and whether there is such a table.
+    pub denylist: Option<Checked>,
     pub log: LogPlan,
     pub shutdown_grace: Duration,
     pub max_batch: usize,
@@ -108,6 +125,7 @@ pub(super) fn read(report: &mut Report<'_>, root: &DeTable<'_>, stores: &[&str])
     let state = section(report, "state", &STATE, stores);
     let log = section(report, "log", &LOG, &[]);
     let engine = section(report, "engine", &ENGINE, &[]);
+    let denylist = root.contains_key("denylist").then(|| section(report, "denylist", &DENYLIST, &[]));
 
     within(report, &engine, "shutdown_grace", Duration::ZERO, LONGEST);
     within(report, &engine, "checkpoint_interval", Duration::from_millis(100), LONGEST);
@@ -118,7 +136,11 @@ pub(super) fn read(report: &mut Report<'_>, root: &DeTable<'_>, stores: &[&str])
         report.error(&dir.span, "`dir` must not be empty", Some("write `.` for the current folder".into()));
     }
     Settings {
-        http: root.contains_key("http").then(|| listen(report, &http)).flatten(),
+        http: root.contains_key("http").then(|| listen(report, &http)).flatten().map(|listen| HttpPlan {
+            listen,
+            like_oplogtoredis: http.string("style").as_deref() == Some("oplogtoredis"),
+        }),
+        denylist,
         log: LogPlan { level: level(report, &log), json: log.text("format").map(|f| f.value == "json") },
         shutdown_grace: engine.period("shutdown_grace"),
         max_batch: engine.integer("max_batch").max(1) as usize,

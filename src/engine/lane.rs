@@ -92,8 +92,10 @@ impl LaneShared {
         let mut backoff = Backoff::new();
         while !events.is_empty() {
             let started = Instant::now();
+            let calling = self.status.calling(Place::Sink);
             let result = self.sink.write(&events, upto).await;
-            self.metrics.wrote(events.len(), started.elapsed());
+            drop(calling);
+            self.metrics.wrote(&events, &result, started.elapsed());
             let error = match result {
                 Ok(written) => {
                     let accepted = check_failed(&written, events.len())?;
@@ -113,6 +115,7 @@ impl LaneShared {
                 }
                 Err(e) if e.kind() == ErrorKind::Data => {
                     if let [event] = events.as_slice() {
+                        self.metrics.given_up();
                         self.bad.dispose(&self.route, Rejected::event(event, &e), &self.status, &self.metrics).await?;
                         break;
                     }
@@ -127,8 +130,14 @@ impl LaneShared {
             match error.kind() {
                 ErrorKind::Transient => {}
                 // The destination is behind what it once acknowledged: run the route again from what it holds now.
-                ErrorKind::PositionLost => return Err(Error::transient(error.to_string())),
-                _ => return Err(error),
+                ErrorKind::PositionLost => {
+                    self.status.blame(Place::Sink);
+                    return Err(Error::transient(error.to_string()));
+                }
+                _ => {
+                    self.status.blame(Place::Sink);
+                    return Err(error);
+                }
             }
             self.metrics.retry(Place::Sink, error.kind());
             self.status.retrying(Place::Sink, &error);
@@ -136,8 +145,12 @@ impl LaneShared {
                 warn!(route = self.route, error = %error, "the sink failed; trying again for as long as it takes");
             }
             tokio::time::sleep(backoff.next_wait()).await;
+            let _calling = self.status.calling(Place::Sink);
             match self.sink.open().await {
-                Err(e) if e.kind() != ErrorKind::Transient => return Err(e),
+                Err(e) if e.kind() != ErrorKind::Transient => {
+                    self.status.blame(Place::Sink);
+                    return Err(e);
+                }
                 // Still out of reach: the next write says so.
                 _ => {}
             }
@@ -160,6 +173,7 @@ impl LaneShared {
             match f.error.kind() {
                 ErrorKind::Data if !disposed => {
                     disposed = true;
+                    self.metrics.given_up();
                     self.bad
                         .dispose(&self.route, Rejected::event(event, &f.error), &self.status, &self.metrics)
                         .await?;
@@ -169,7 +183,10 @@ impl LaneShared {
                     again.push(event.clone());
                     wait.get_or_insert(f.error);
                 }
-                _ => return Err(f.error),
+                _ => {
+                    self.status.blame(Place::Sink);
+                    return Err(f.error);
+                }
             }
         }
         *events = again;

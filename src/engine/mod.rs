@@ -51,11 +51,24 @@ impl Engine {
         let routes = plan
             .routes
             .into_iter()
-            .map(|plan| {
+            .enumerate()
+            .map(|(index, plan)| {
                 let status = RouteStatus::new(&plan.name, &plan.source.name, &plan.sink.name);
-                let metrics = Arc::new(RouteMetrics::new(&telemetry.metrics, &plan.name));
+                let otr = telemetry.otr.as_ref().map(|otr| otr.route(index, plan.max_in_flight));
+                let metrics = Arc::new(RouteMetrics::new(&telemetry.metrics, &plan.name).with_otr(otr));
+                let denylist = telemetry.denylist.clone();
+                let pace = if telemetry.otr.is_some() { pulse::BRISK } else { pulse::CALM };
                 telemetry.routes.push(Arc::clone(&status));
-                Route { plan, status, metrics, stop: stop.child_token(), grace, has_run: AtomicBool::new(false) }
+                Route {
+                    plan,
+                    status,
+                    metrics,
+                    stop: stop.child_token(),
+                    grace,
+                    denylist,
+                    pace,
+                    has_run: AtomicBool::new(false),
+                }
             })
             .collect();
         Engine { routes, stop }

@@ -8,21 +8,31 @@ use tracing::{info, warn};
 use super::{status::RouteStatus, tracker::Tracker};
 use crate::telemetry::metrics::Place;
 
-const EVERY: Duration = Duration::from_secs(10);
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a sink is asked, and how long it may take to answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub every: Duration,
+    pub patience: Duration,
+}
+
+/// For `/readyz`.
+pub const CALM: Pace = Pace { every: Duration::from_secs(10), patience: Duration::from_secs(5) };
+/// For a `/healthz` that answers for the destination without asking it.
+pub const BRISK: Pace = Pace { every: Duration::from_secs(2), patience: Duration::from_secs(3) };
 
 /// Runs until it is dropped. A sink that is being written to is left alone: its lanes tell how it is.
-pub async fn run(route: String, sink: Arc<dyn Sink>, tracker: Tracker, status: Arc<RouteStatus>) {
+pub async fn run(pace: Pace, route: String, sink: Arc<dyn Sink>, tracker: Tracker, status: Arc<RouteStatus>) {
+    let Pace { every, patience } = pace;
     let mut silent = false;
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(every).await;
         if !tracker.is_drained() {
             silent = false;
             continue;
         }
-        let answer = match tokio::time::timeout(PATIENCE, sink.ping()).await {
+        let answer = match tokio::time::timeout(patience, sink.ping()).await {
             Ok(answer) => answer,
-            Err(_) => Err(Error::transient(format!("the sink has not answered for {PATIENCE:?}"))),
+            Err(_) => Err(Error::transient(format!("the sink has not answered for {patience:?}"))),
         };
         match answer {
             Ok(()) if silent => {

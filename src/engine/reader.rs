@@ -17,7 +17,10 @@ use super::{
     tracker::{Lost, Tracker},
     window::Window,
 };
-use crate::telemetry::metrics::{Outcome, Place, RouteMetrics};
+use crate::{
+    denylist::Denied,
+    telemetry::metrics::{Outcome, Place, RouteMetrics},
+};
 
 /// A source answers at least every few seconds, idle or not. One that is silent for this long hangs (a connection that died
 /// without a word), and is opened again.
@@ -36,6 +39,8 @@ pub enum ReadEnd {
 pub struct Reader {
     pub route: String,
     pub source: Box<dyn Source>,
+    /// What is dropped before the chain sees it.
+    pub denied: Option<Denied>,
     pub chain: Vec<Box<dyn Transform>>,
     pub bad: Arc<BadEvents>,
     pub lanes: Vec<UnboundedSender<Part>>,
@@ -57,11 +62,13 @@ impl Reader {
     pub async fn run(mut self, mut position: Position) -> Result<ReadEnd> {
         let stop = self.stop.clone();
         let end = loop {
+            let calling = self.status.calling(Place::Source);
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => break Ok(ReadEnd::Stopped),
                 next = tokio::time::timeout(SILENCE, self.source.next()) => next,
             };
+            drop(calling);
             match next {
                 Ok(Ok(Some(batch))) => {
                     let end = batch.end.clone();
@@ -86,7 +93,10 @@ impl Reader {
                     }
                 }
                 Ok(Ok(None)) => break Ok(ReadEnd::Finished),
-                Ok(Err(e)) if e.kind() != ErrorKind::Transient => break Err(e),
+                Ok(Err(e)) if e.kind() != ErrorKind::Transient => {
+                    self.status.blame(Place::Source);
+                    break Err(e);
+                }
                 Ok(Err(e)) => match self.open_again(&position, e).await {
                     Ok(true) => {}
                     Ok(false) => break Ok(ReadEnd::Stopped),
@@ -118,6 +128,7 @@ impl Reader {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
             let interest = Interest::default();
+            let _calling = self.status.calling(Place::Source);
             let opened = tokio::select! {
                 () = self.stop.cancelled() => return Ok(false),
                 opened = self.source.open(StartAt::Position(position), &interest) => opened,
@@ -130,7 +141,10 @@ impl Reader {
                 }
                 Err(e) if e.kind() == ErrorKind::Transient => error = e,
                 // I4: a position that is gone is an error of the route, never a silent jump.
-                Err(e) => return Err(e),
+                Err(e) => {
+                    self.status.blame(Place::Source);
+                    return Err(e);
+                }
             }
         }
     }
@@ -139,12 +153,18 @@ impl Reader {
     async fn pass(&mut self, mut batch: Batch) -> Result<()> {
         let read = batch.events.len() + batch.bad.len();
         self.metrics.read(read, batch.bytes);
+        if let Some(denied) = &mut self.denied {
+            let metrics = &self.metrics;
+            let dropped = denied.apply(&mut batch, |event| metrics.denied(event));
+            self.metrics.count(Outcome::Filtered, dropped as u64);
+        }
         let mut events = batch.events.len();
         for transform in &mut self.chain {
             transform.apply(&mut batch)?;
             self.metrics.count(Outcome::Filtered, events.saturating_sub(batch.events.len()) as u64);
             events = batch.events.len();
         }
+        self.metrics.received(&batch);
         for bad in &batch.bad {
             self.bad.dispose(&self.route, Rejected::from(bad), &self.status, &self.metrics).await?;
         }

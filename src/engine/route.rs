@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     config::{CheckpointPlan, OnBadEvent, OnPositionLost, RoutePlan},
+    denylist::{Denied, Denylist},
     telemetry::metrics::{Place, RouteMetrics},
 };
 
@@ -43,6 +44,8 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
     pub stop: CancellationToken,
     pub grace: Duration,
+    pub denylist: Option<Arc<Denylist>>,
+    pub pace: pulse::Pace,
     /// Whether a run of it has had both ends open.
     pub has_run: AtomicBool,
 }
@@ -127,6 +130,7 @@ impl Route {
         let mut reader = Reader {
             route: self.plan.name.clone(),
             source: opened.source,
+            denied: self.denylist.clone().map(Denied::new),
             chain,
             bad,
             lanes: senders,
@@ -153,6 +157,7 @@ impl Route {
             reader.run(opened.position).await
         }));
         let _pulse = AbortOnDropHandle::new(tokio::spawn(pulse::run(
+            self.pace,
             self.plan.name.clone(),
             Arc::clone(sink),
             tracker.clone(),
@@ -200,6 +205,7 @@ impl Route {
         match opened {
             Ok(position) => {
                 self.claim_patiently(&mut saver).await?;
+                self.metrics.resumed(age(saved.time), true);
                 Ok(Opened { source, saver, position, gap: None })
             }
             Err(e) if e.kind() == ErrorKind::PositionLost && skips => {
@@ -213,6 +219,7 @@ impl Route {
                     "going on from now. Events between these times are missing"
                 );
                 self.metrics.gap();
+                self.metrics.resumed(age(saved.time), false);
                 let gap = gap_batch(saved.time, &position, &e);
                 Ok(Opened { source, saver, position, gap: Some(gap) })
             }
@@ -224,8 +231,7 @@ impl Route {
     /// catches up with.
     fn too_old(&self, saved: &Position) -> Option<Error> {
         let most = self.plan.max_catch_up.filter(|_| !self.has_run.load(Relaxed))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let age = now.saturating_sub(Duration::from_secs(saved.time.time.into()));
+        let age = age(saved.time);
         (age > most).then(|| {
             Error::position_lost(format!("the checkpoint is {} s old, and max_catch_up is {most:?}", age.as_secs()))
         })
@@ -235,7 +241,7 @@ impl Route {
         let mut backoff = Backoff::new();
         loop {
             let at = from.map_or(StartAt::Configured, StartAt::Position);
-            match source.open(at, &Interest::default()).await {
+            match self.calling(Place::Source, source.open(at, &Interest::default())).await {
                 Ok(position) => return Ok(position),
                 Err(e) => self.wait(Place::Source, e, &mut backoff).await?,
             }
@@ -245,7 +251,7 @@ impl Route {
     async fn open_now(&self, source: &mut Box<dyn Source>) -> Result<Position> {
         let mut backoff = Backoff::new();
         loop {
-            match source.open(StartAt::Now, &Interest::default()).await {
+            match self.calling(Place::Source, source.open(StartAt::Now, &Interest::default())).await {
                 Ok(position) => return Ok(position),
                 Err(e) => self.wait(Place::Source, e, &mut backoff).await?,
             }
@@ -255,7 +261,7 @@ impl Route {
     async fn claim_patiently(&self, saver: &mut Saver) -> Result<()> {
         let mut backoff = Backoff::new();
         loop {
-            match saver.claim().await {
+            match self.calling(Place::Checkpoint, saver.claim()).await {
                 Ok(()) => return Ok(()),
                 Err(e) => self.wait(Place::Checkpoint, e, &mut backoff).await?,
             }
@@ -265,7 +271,7 @@ impl Route {
     async fn begin_patiently(&self, saver: &mut Saver, position: &Position) -> Result<()> {
         let mut backoff = Backoff::new();
         loop {
-            match saver.begin(position).await {
+            match self.calling(Place::Checkpoint, saver.begin(position)).await {
                 Ok(()) => return Ok(()),
                 Err(e) => self.wait(Place::Checkpoint, e, &mut backoff).await?,
             }
@@ -280,18 +286,26 @@ impl Route {
     ) -> Result<T> {
         let mut backoff = Backoff::new();
         loop {
-            match call().await {
+            match self.calling(place, call()).await {
                 Ok(value) => return Ok(value),
                 Err(e) => self.wait(place, e, &mut backoff).await?,
             }
         }
     }
 
+    /// Waits for a call, which the status knows of meanwhile.
+    async fn calling<T>(&self, place: Place, call: impl Future<Output = T>) -> T {
+        let _calling = self.status.calling(place);
+        call.await
+    }
+
     /// Waits before the next try after a passing error; returns every other one.
     async fn wait(&self, place: Place, error: Error, backoff: &mut Backoff) -> Result<()> {
         if error.kind() != ErrorKind::Transient {
+            self.status.blame(place);
             return Err(error);
         }
+        self.metrics.not_open(place);
         if backoff.tries() == 0 {
             warn!(route = self.plan.name, place = place.name(), error = %error, "out of reach; trying again for as long as it takes");
         }
@@ -312,6 +326,12 @@ impl Route {
             }
         })
     }
+}
+
+/// How long ago a cluster time was, by the clock of this machine.
+fn age(time: Timestamp) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_secs(time.time.into()))
 }
 
 /// The event that tells a sink that others are missing.

@@ -150,7 +150,10 @@ impl Run<'_> {
         let Some(mark) = self.tracker.mark() else { return Ok(true) };
         let is_news = self.saver.saved() != Some(&mark);
         // I1: the mark is what every part of every earlier batch was delivered up to.
-        match self.saver.save(&mark).await {
+        let calling = self.route.status.calling(Place::Checkpoint);
+        let saved = self.saver.save(&mark).await;
+        drop(calling);
+        match saved {
             Ok(()) => {
                 if std::mem::take(&mut self.unsaved) {
                     info!(route = self.route.plan.name, "the checkpoint is saved again");
@@ -178,6 +181,7 @@ impl Run<'_> {
                     }
                     return Ok(false);
                 }
+                self.route.status.blame(Place::Checkpoint);
                 if e.kind() == ErrorKind::PositionLost {
                     // The destination is behind what it once acknowledged: run the route again from what it holds now.
                     return Err(Error::transient(e.to_string()));

@@ -18,6 +18,9 @@ use crate::telemetry::metrics::Place;
 /// A reply that is older than this says nothing about now. Idle sources answer every second or so.
 const FRESH: Duration = Duration::from_secs(15);
 
+/// A call that takes longer than this is taken for hanging. An idle source answers within its `await`, 1 s by default.
+const HANGING: Duration = Duration::from_secs(4);
+
 /// What a route is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,6 +90,13 @@ struct Inner {
     reason: Option<Reason>,
     /// What is being tried again, where. The lanes and the reader fail and recover without knowing of each other.
     troubles: Vec<(Place, Reason)>,
+    /// Where the error came from that ended a run.
+    blamed: Option<Place>,
+    /// The calls that have not returned yet, numbered.
+    calls: Vec<(u64, Place, Instant)>,
+    calls_so_far: u64,
+    /// A run has had both ends open.
+    has_begun: bool,
     last_read: Option<Read>,
     delivered: Option<Timestamp>,
     /// The last reply after which everything that the server had was delivered.
@@ -95,6 +105,28 @@ struct Inner {
     saved: Option<Instant>,
     /// Since when there is something delivered that no checkpoint covers.
     unsaved_since: Option<Instant>,
+}
+
+/// How the two ends of a route are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The source answers.
+    pub source: bool,
+    /// The sink and the store of the checkpoint answer.
+    pub sink: bool,
+}
+
+/// A call under way: see [`RouteStatus::calling`].
+#[must_use]
+pub struct Calling<'a> {
+    status: &'a RouteStatus,
+    number: u64,
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.status.inner().calls.retain(|(number, ..)| *number != self.number);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -112,6 +144,10 @@ impl RouteStatus {
             since: Instant::now(),
             reason: None,
             troubles: Vec::new(),
+            blamed: None,
+            calls: Vec::new(),
+            calls_so_far: 0,
+            has_begun: false,
             last_read: None,
             delivered: None,
             caught_up: None,
@@ -137,6 +173,8 @@ impl RouteStatus {
     pub fn started(&self, from: &Position) {
         let mut inner = self.inner();
         inner.end(RouteState::Running, None);
+        inner.blamed = None;
+        inner.has_begun = true;
         // From here on a later mark is earned by this run: a restart goes back to what was saved.
         inner.delivered = Some(from.time);
         inner.last_read = None;
@@ -163,6 +201,50 @@ impl RouteStatus {
             Some((_, reason)) => inner.reason = Some(reason.clone()),
             None => inner.enter(RouteState::Running, None),
         }
+    }
+
+    /// An error at `place` is about to end this run.
+    pub fn blame(&self, place: Place) {
+        self.inner().blamed.get_or_insert(place);
+    }
+
+    /// A call at `place` begins; it ends when the returned value is dropped.
+    pub fn calling(&self, place: Place) -> Calling<'_> {
+        let mut inner = self.inner();
+        inner.calls_so_far += 1;
+        let number = inner.calls_so_far;
+        inner.calls.push((number, place, Instant::now()));
+        Calling { status: self, number }
+    }
+
+    /// Whether the place to begin at was fixed at some time, or never will be.
+    pub fn has_begun(&self) -> bool {
+        let inner = self.inner();
+        inner.has_begun || matches!(inner.state, RouteState::Stopped | RouteState::Finished)
+    }
+
+    /// How both ends are, as far as the route can tell now, without asking them.
+    pub fn health(&self) -> Health {
+        let inner = self.inner();
+        let at = |place: Place| {
+            inner.troubles.iter().any(|(at, _)| *at == place)
+                || inner.calls.iter().any(|(_, at, since)| *at == place && since.elapsed() > HANGING)
+        };
+        let mut health = Health {
+            source: !at(Place::Source),
+            sink: ![Place::Sink, Place::Checkpoint, Place::DeadLetter].into_iter().any(at),
+        };
+        let failed = match inner.state {
+            RouteState::Stopped => true,
+            RouteState::Retrying => inner.troubles.is_empty(),
+            _ => false,
+        };
+        if failed {
+            // Whose fault it was, or nobody's in particular.
+            health.source &= !matches!(inner.blamed, None | Some(Place::Source));
+            health.sink &= inner.blamed == Some(Place::Source);
+        }
+        health
     }
 
     /// The whole route failed, and is run again from its checkpoint.

@@ -1,4 +1,5 @@
-//! The HTTP interface: `/metrics`, `/healthz`, `/readyz`, `/api/v1/routes`. It only shows; nothing can be changed here.
+//! The HTTP interface: `/metrics`, `/healthz`, `/readyz`, `/api/v1/routes`. It only shows, except that `/denylist`, where there
+//! is one, can be changed.
 //!
 //! One request a connection, ten seconds for all of it, a few dozen connections at once: whoever is slow or hostile
 //! costs that and no more. Nothing reads a request's body.
@@ -19,14 +20,14 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{any, get},
     serve::Listener,
 };
 use oplogue_api::{Error, Result};
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
@@ -60,17 +61,53 @@ pub fn bind(address: SocketAddr) -> Result<StdListener> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.map_err(|e| {
-        let hint = match e.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another program, maybe another oplogue, listens there: stop it, or choose another port in [http] listen"
-            }
-            io::ErrorKind::PermissionDenied => "choose a port above 1023 in [http] listen",
-            io::ErrorKind::AddrNotAvailable => "[http] listen must be an address of this machine; 0.0.0.0 means all of them",
-            _ => "choose another address in [http] listen",
-        };
-        Error::operator(format!("cannot listen on {address} for HTTP")).hint(hint).caused_by(e)
-    })
+    bound.map_err(|e| refused(address, e))
+}
+
+fn refused(address: SocketAddr, e: io::Error) -> Error {
+    let hint = match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program, maybe another oplogue, listens there: stop it, or choose another port in [http] listen"
+        }
+        io::ErrorKind::PermissionDenied => "choose a port above 1023 in [http] listen",
+        io::ErrorKind::AddrNotAvailable => {
+            "[http] listen must be an address of this machine; 0.0.0.0 means all of them"
+        }
+        _ => "choose another address in [http] listen",
+    };
+    Error::operator(format!("cannot listen on {address} for HTTP")).hint(hint).caused_by(e)
+}
+
+/// An address that is taken, on which nobody is answered yet: a connection is refused.
+pub struct Reserved {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+/// Takes the address without listening on it.
+///
+/// # Errors
+/// [`Operator`](oplogue_api::ErrorKind::Operator).
+pub fn reserve(address: SocketAddr) -> Result<Reserved> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let bound = socket.and_then(|socket| {
+        // As a listener has it: the port of a process that has just ended can be had at once.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    });
+    Ok(Reserved { socket: bound.map_err(|e| refused(address, e))?, address })
+}
+
+impl Reserved {
+    /// Listens from now on. Inside a runtime only.
+    ///
+    /// # Errors
+    /// [`Operator`](oplogue_api::ErrorKind::Operator) when somebody else listens there by now.
+    pub fn listen(self) -> Result<StdListener> {
+        let listening = self.socket.listen(1024).and_then(TcpListener::into_std);
+        listening.map_err(|e| refused(self.address, e))
+    }
 }
 
 /// The HTTP interface on a thread and a runtime of its own, so that it answers however busy the routes are.
@@ -160,10 +197,18 @@ async fn serve_within(
 }
 
 fn router(telemetry: Arc<Telemetry>) -> Router {
-    Router::new()
+    let health = if telemetry.otr.is_some() { any(otr::healthz) } else { get(healthz) };
+    let mut router = Router::new();
+    if telemetry.denylist.is_some() {
+        router = router
+            .route("/denylist", any(otr::denylist))
+            .route("/denylist/", any(otr::denylist_entry))
+            .route("/denylist/{*database}", any(otr::denylist_entry));
+    }
+    router
         .route("/", get(|| async { INDEX }))
         .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
+        .route("/healthz", health)
         .route("/readyz", get(readyz))
         .route("/api/v1/routes", get(routes))
         .fallback(|| async { (StatusCode::NOT_FOUND, format!("there is no such page; there is:\n\n{INDEX}")) })
@@ -180,7 +225,7 @@ async fn finish(mut response: Response) -> Response {
 }
 
 async fn metrics(State(telemetry): State<Arc<Telemetry>>) -> impl IntoResponse {
-    let text = telemetry.metrics.render(&telemetry.routes);
+    let text = telemetry.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
@@ -291,5 +336,6 @@ impl AsyncWrite for Timed {
     }
 }
 
+mod otr;
 #[cfg(test)]
 mod tests;

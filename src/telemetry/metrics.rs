@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use oplogue_api::ErrorKind;
+use oplogue_api::{Batch, ErrorKind, Event, Result, Written};
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
     TextEncoder, core::Collector, proto::MetricFamily,
 };
 
-use super::process::Process;
+use super::{otr::RouteOtr, process::Process};
 use crate::engine::status::RouteStatus;
 
 /// What became of an event.
@@ -150,9 +150,15 @@ impl Metrics {
 
     /// Everything in Prometheus' text format, with the gauges of `routes` as they are now.
     pub fn render(&self, routes: &[Arc<RouteStatus>]) -> String {
+        self.render_with(routes, Vec::new())
+    }
+
+    /// The same with other families beside.
+    pub fn render_with(&self, routes: &[Arc<RouteStatus>], others: Vec<MetricFamily>) -> String {
         let mut families = self.registry.gather();
         families.extend(gauges_of(routes));
         families.extend(process_families());
+        families.extend(others);
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::new();
         // Fails only for families without a metric, and for a writer that fails.
@@ -183,6 +189,7 @@ pub struct RouteMetrics {
     gaps: IntCounter,
     saved: IntCounter,
     not_saved: IntCounter,
+    otr: Option<RouteOtr>,
 }
 
 impl RouteMetrics {
@@ -200,7 +207,14 @@ impl RouteMetrics {
             gaps: metrics.gaps.with_label_values(&[route]),
             saved: metrics.saves.with_label_values(&[route, "ok"]),
             not_saved: metrics.saves.with_label_values(&[route, "failed"]),
+            otr: None,
         }
+    }
+
+    /// The same, with the metrics of oplogtoredis beside.
+    #[must_use]
+    pub fn with_otr(self, otr: Option<RouteOtr>) -> RouteMetrics {
+        RouteMetrics { otr, ..self }
     }
 
     /// `n` events came to this outcome.
@@ -215,10 +229,48 @@ impl RouteMetrics {
         self.batch_read.observe(events as f64);
     }
 
-    /// A write of `events` took so long, whether it worked or not.
-    pub fn wrote(&self, events: usize, took: Duration) {
-        self.batch_write.observe(events as f64);
+    /// A write of `events` took so long, with this result.
+    pub fn wrote(&self, events: &[Event], result: &Result<Written>, took: Duration) {
+        self.batch_write.observe(events.len() as f64);
         self.write_seconds.observe(took.as_secs_f64());
+        if let Some(otr) = &self.otr {
+            otr.wrote(events, result, took);
+        }
+    }
+
+    /// What is left of a batch behind the chain.
+    pub fn received(&self, batch: &Batch) {
+        if let Some(otr) = &self.otr {
+            otr.received(batch);
+        }
+    }
+
+    /// An event was dropped because its database is on the denylist.
+    pub fn denied(&self, event: &Event) {
+        if let Some(otr) = &self.otr {
+            otr.denied(event);
+        }
+    }
+
+    /// The sink will never take an event, and it was given up.
+    pub fn given_up(&self) {
+        if let Some(otr) = &self.otr {
+            otr.given_up();
+        }
+    }
+
+    /// The route resumes at a position of this age, or from now instead.
+    pub fn resumed(&self, age: Duration, at_the_position: bool) {
+        if let Some(otr) = &self.otr {
+            otr.resumed(age, at_the_position);
+        }
+    }
+
+    /// An end of the route could not be opened.
+    pub fn not_open(&self, place: Place) {
+        if let Some(otr) = &self.otr {
+            otr.not_open(place);
+        }
     }
 
     /// An attempt failed, and is made again.
@@ -247,19 +299,19 @@ impl RouteMetrics {
     }
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(super) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     let made = IntCounterVec::new(Opts::new(name, help), labels).expect("a fixed name and fixed labels");
     registry.register(Box::new(made.clone())).expect("each name is used once");
     made
 }
 
-fn histograms(registry: &Registry, opts: HistogramOpts, labels: &[&str]) -> HistogramVec {
+pub(super) fn histograms(registry: &Registry, opts: HistogramOpts, labels: &[&str]) -> HistogramVec {
     let made = HistogramVec::new(opts, labels).expect("a fixed name and fixed labels");
     registry.register(Box::new(made.clone())).expect("each name is used once");
     made
 }
 
-fn gauges(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+pub(super) fn gauges(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
     GaugeVec::new(Opts::new(name, help), labels).expect("a fixed name and fixed labels")
 }
 

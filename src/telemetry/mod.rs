@@ -3,6 +3,7 @@
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod otr;
 mod process;
 
 use std::{
@@ -13,8 +14,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::engine::status::RouteStatus;
+use crate::{denylist::Denylist, engine::status::RouteStatus};
 use metrics::Metrics;
+use otr::Otr;
 
 /// How often the router's own loop shows that it lives.
 const BEAT: Duration = Duration::from_secs(1);
@@ -27,13 +29,29 @@ pub struct Telemetry {
     pub metrics: Metrics,
     /// Every route, in the order of the configuration.
     pub routes: Vec<Arc<RouteStatus>>,
+    /// The metrics of oplogtoredis, with `[http] style = "oplogtoredis"`.
+    pub otr: Option<Arc<Otr>>,
+    /// With a table `[denylist]`.
+    pub denylist: Option<Arc<Denylist>>,
     last_beat: Mutex<Option<Instant>>,
 }
 
 impl Telemetry {
     /// Nothing counted, no route.
     pub fn new() -> Telemetry {
-        Telemetry { metrics: Metrics::new(), routes: Vec::new(), last_beat: Mutex::new(None) }
+        Telemetry {
+            metrics: Metrics::new(),
+            routes: Vec::new(),
+            otr: None,
+            denylist: None,
+            last_beat: Mutex::new(None),
+        }
+    }
+
+    /// All metrics, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let others = self.otr.as_ref().map(|otr| otr.families(&self.routes, self.denylist.as_deref()));
+        self.metrics.render_with(&self.routes, others.unwrap_or_default())
     }
 
     /// The loop that calls this lives. Once called, `/healthz` expects it again within 30 seconds.
