@@ -150,9 +150,12 @@ impl Event {
             ..self.clone()
         }
     }
-    /// How many bytes of the document contents the event carries, roughly: what byte limits count.
+    /// How many bytes of the document contents the event carries, roughly: what byte limits count. A document that was
+    /// looked up for the event lies outside of `raw` and counts as well.
     pub fn size(&self) -> usize {
-        self.raw.as_bytes().len()
+        let raw = self.raw.as_bytes();
+        let after = self.after.as_ref().map_or(&[][..], |after| after.as_bytes());
+        raw.len() + if raw.as_ptr_range().contains(&after.as_ptr()) { 0 } else { after.len() }
     }
 }
 
