@@ -49,21 +49,35 @@ impl Workload {
 
     pub async fn run(&self) {
         let main = self.db("main");
-        self.ids(&main).await;
-        self.updates(&main).await;
-        self.names(&main).await;
-        self.replacements(&main).await;
-        self.single_documents(&main).await;
-        self.many_documents(&main).await;
-        self.transactions(&main).await;
-        self.random(&main).await;
+        self.documents(&main).await;
         self.definitions(&main).await;
         self.copies(&main).await;
         if self.major >= 6 {
             self.internals(&main).await;
         }
         main.drop().await.expect("dropDatabase");
+        self.mark().await;
+    }
+
+    /// Writes of documents only, which stay.
+    pub async fn run_quietly(&self) {
+        self.documents(&self.db("main")).await;
+        self.mark().await;
+    }
+
+    async fn mark(&self) {
         self.db("end").collection("marker").insert_one(doc! {"_id": 1}).await.expect("marker");
+    }
+
+    async fn documents(&self, db: &Database) {
+        self.ids(db).await;
+        self.updates(db).await;
+        self.names(db).await;
+        self.replacements(db).await;
+        self.single_documents(db).await;
+        self.many_documents(db).await;
+        self.transactions(db).await;
+        self.random(db).await;
     }
 
     /// Ids of every type, and a document key that looks like an operator.
