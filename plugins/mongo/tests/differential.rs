@@ -221,7 +221,10 @@ async fn both_sources_look_up_the_same_documents() {
             updates.map(|e| (e.ns.to_string(), e.key.as_ref().map(bytes), e.after.as_ref().map(bytes))).collect()
         };
         let (left, right) = (images(&oplog), images(&stream));
-        assert_eq!(left, right, "{}", version.name);
+        assert_eq!(left.len(), right.len(), "{}", version.name);
+        for (left, right) in left.iter().zip(&right) {
+            assert_eq!(left, right, "{}", version.name);
+        }
         let found = left.iter().filter(|(_, _, after)| after.is_some()).count();
         assert!(found > 50 && left.len() > found, "{found} of {} documents", left.len());
     }

@@ -20,8 +20,11 @@ impl Globs {
                     .hint("take the blanks out"));
             }
             if !pattern.contains(['.', '*']) {
-                return Err(Error::option(option, format!("`{pattern}` names no collection, so that nothing would match it"))
-                    .hint(format!("write \"{pattern}.*\" for all collections of a database")));
+                return Err(Error::option(
+                    option,
+                    format!("`{pattern}` names no collection, so that nothing would match it"),
+                )
+                .hint(format!("write \"{pattern}.*\" for all collections of a database")));
             }
             if pattern.starts_with(['!', '/']) {
                 return Err(Error::option(option, format!("`{pattern}` is no glob"))

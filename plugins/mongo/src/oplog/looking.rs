@@ -91,7 +91,8 @@ pub(super) struct Wanted {
 impl Plan {
     /// For the events from `from` on, as far as `most_keys` and [`MOST_ID_BYTES`] allow.
     pub fn new(events: &[Event], from: usize, most_keys: usize, mut is_wanted: impl FnMut(&Event) -> bool) -> Plan {
-        let mut plan = Plan { groups: Vec::new(), until: events.len(), time: Timestamp { time: 0, increment: 0 }, keys: 0 };
+        let mut plan =
+            Plan { groups: Vec::new(), until: events.len(), time: Timestamp { time: 0, increment: 0 }, keys: 0 };
         let mut by_ns: HashMap<&Namespace, usize> = HashMap::new();
         let mut bytes = 0;
         for (n, event) in events.iter().enumerate().skip(from) {

@@ -195,13 +195,8 @@ impl Finder {
         let mut options = RunCursorCommandOptions::default();
         options.selection_criteria = self.client.selection_criteria().cloned();
         let asked = async {
-            let mut cursor = self
-                .client
-                .database(ns.db())
-                .run_raw_cursor_command(command)
-                .with_options(options)
-                .batch()
-                .await?;
+            let mut cursor =
+                self.client.database(ns.db()).run_raw_cursor_command(command).with_options(options).batch().await?;
             cursor.next().await.transpose()
         };
         let answer = tokio::time::timeout(PATIENCE, asked).await;
@@ -265,7 +260,8 @@ fn is_operator(id: RawBsonRef<'_>) -> bool {
 }
 
 fn unreadable(ns: &Namespace) -> Error {
-    Error::operator(format!("the user may not read `{ns}`, where full documents are to be looked up")).hint(grant(ns.db()))
+    Error::operator(format!("the user may not read `{ns}`, where full documents are to be looked up"))
+        .hint(grant(ns.db()))
 }
 
 /// How to mend a missing privilege.

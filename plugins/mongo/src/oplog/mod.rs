@@ -18,9 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bson::Timestamp;
 use mongodb::Client;
-use oplogue_api::{
-    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Source, StartAt,
-};
+use oplogue_api::{Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Source, StartAt};
 
 use self::{
     log::Log,

@@ -77,7 +77,11 @@ fn privileges(status: &Document) -> Option<Vec<Privilege>> {
         return None;
     }
     let of = |privilege: &Document| {
-        let may = privilege.get_array("actions").ok()?.iter().any(|action| matches!(action.as_str(), Some("find" | "anyAction")));
+        let may = privilege
+            .get_array("actions")
+            .ok()?
+            .iter()
+            .any(|action| matches!(action.as_str(), Some("find" | "anyAction")));
         let resource = privilege.get_document("resource").ok().filter(|_| may)?;
         if resource.get_bool("anyResource").unwrap_or(false) {
             return Some(Privilege { db: String::new(), coll: String::new() });

@@ -235,12 +235,7 @@ impl Tail {
     }
 }
 
-fn decode(
-    decoder: &mut Decoder,
-    pending: &mut Pending,
-    place: &mut Place,
-    decoded: &mut Decoded,
-) -> Result<Reached> {
+fn decode(decoder: &mut Decoder, pending: &mut Pending, place: &mut Place, decoded: &mut Decoded) -> Result<Reached> {
     let mut delivered = 0;
     let mut reached = Reached::End;
     for entry in pending.reply.entries(pending.next) {

@@ -1,7 +1,7 @@
 //! What is written while both sources look.
 
 use bson::{Bson, Document, doc};
-use mongodb::{Client, Collection, Database};
+use mongodb::{Client, Collection, Database, options::WriteConcern};
 use oplogue_api::{Event, Op};
 use oplogue_testkit::generate::{self, Step, Work};
 
@@ -65,8 +65,10 @@ impl Workload {
         self.mark().await;
     }
 
+    /// Nothing is left that a majority read does not show yet.
     async fn mark(&self) {
-        self.db("end").collection("marker").insert_one(doc! {"_id": 1}).await.expect("marker");
+        let marker = self.db("end").collection("marker");
+        marker.insert_one(doc! {"_id": 1}).write_concern(WriteConcern::majority()).await.expect("marker");
     }
 
     async fn documents(&self, db: &Database) {

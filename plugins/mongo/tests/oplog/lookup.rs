@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Decimal128, Document, doc};
-use mongodb::{Client, Collection};
+use mongodb::{Client, Collection, options::WriteConcern};
 use oplogue_api::{ErrorKind, Event, Op, Severity, StartAt};
 use oplogue_testkit::{
     generate,
@@ -12,7 +12,7 @@ use oplogue_testkit::{
     unique,
 };
 
-use super::{KIND, QUICK, documents, insert, now, of_db, settle};
+use super::{KIND, QUICK, documents, insert, now, of_db};
 use crate::streams::{LIMIT, Reader, build, document, errors, id_of, ids};
 
 const LOOKUP: &str = "full_document = \"update-lookup\"\n";
@@ -27,6 +27,22 @@ async fn fresh(mongo: &Mongo) -> (Client, String, Collection<Document>) {
 async fn set(coll: &Collection<Document>, id: impl Into<Bson>, n: i32) {
     let done = coll.update_one(doc! {"_id": {"$eq": id.into()}}, doc! {"$set": {"n": n}}).await.expect("update");
     assert_eq!(done.modified_count, 1);
+}
+
+/// Writes a marker. A majority read shows then all that was written before.
+async fn mark(client: &Client, db: &str) {
+    let marker = client.database(db).collection::<Document>("settled");
+    marker.insert_one(doc! {}).write_concern(WriteConcern::majority()).await.expect("insert");
+}
+
+fn has_marker(events: &[Event], db: &str) -> bool {
+    events.iter().any(|e| e.ns.db() == db && e.ns.coll() == "settled" && e.op == Op::Insert)
+}
+
+/// Writes a marker and reads up to it.
+async fn settle(reader: &mut Reader, client: &Client, db: &str) {
+    mark(client, db).await;
+    reader.until("the marker", |r| has_marker(&r.events, db)).await;
 }
 
 /// What the updates in a database bring, with their ids.
@@ -222,13 +238,13 @@ async fn wrong_options_are_told() {
     }
 }
 
-/// Reads up to the marker and gives the batches that have events of `db`: `(bytes, updates, end)`.
+/// Reads up to the marker and gives the sizes of the batches that have updates of `db`.
 async fn batches(reader: &mut Reader, db: &str) -> Vec<usize> {
     let mut sizes = Vec::new();
     loop {
         let batch = reader.source.next().await.unwrap().unwrap();
         assert!(batch.bad.is_empty());
-        let is_last = batch.events.iter().any(|e| e.ns.db() == db && e.ns.coll() == "settled" && e.op == Op::Insert);
+        let is_last = has_marker(&batch.events, db);
         if batch.events.iter().any(|e| e.ns.db() == db && e.op == Op::Update) {
             let largest = batch.events.iter().map(Event::size).max().unwrap();
             assert!(batch.bytes >= largest, "{} of {largest}", batch.bytes);
@@ -267,7 +283,7 @@ async fn large_documents_cut_the_batch_and_not_the_memory() {
             coll.update_one(doc! {"_id": id}, doc! {"$set": {"n": 2}}).session(&mut session).await.unwrap();
         }
         session.commit_transaction().await.unwrap();
-        client.database(&db).collection("settled").insert_one(doc! {}).await.unwrap();
+        mark(&client, &db).await;
 
         let sizes = batches(&mut reader, &db).await;
         assert!(sizes.len() >= 4, "{version}: {sizes:?}");
@@ -342,16 +358,19 @@ async fn a_connection_cut_in_a_lookup_loses_nothing() {
     for id in 0..100 {
         set(&coll, id, 1).await;
     }
-    client.database(&db).collection("settled").insert_one(doc! {}).await.unwrap();
+    mark(&client, &db).await;
     let mut opened = 0;
     for n in 1..=3 {
         // The entries have some 20 KB, the documents 10 MB: it is a look-up that is cut.
         proxy.cut_after_bytes(1_000_001);
         opened += reader.until_in_spite("updates", |r| images(r, &db).len() >= 30 * n).await;
     }
-    opened += reader.until_in_spite("all", |r| of_db(r, &db).iter().any(|e| e.ns.coll() == "settled")).await;
+    opened += reader.until_in_spite("all", |r| has_marker(&r.events, &db)).await;
     let found = images(&reader, &db);
-    assert_eq!(found.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), (0..100).map(Bson::Int32).collect::<Vec<_>>());
+    assert_eq!(
+        found.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(),
+        (0..100).map(Bson::Int32).collect::<Vec<_>>()
+    );
     assert!(found.iter().all(|(_, after)| after.as_ref().is_some_and(|d| d.get_i32("n").ok() == Some(1))));
     assert!(proxy.cuts() >= 1 && opened >= 1, "{} cuts, opened {opened} times", proxy.cuts());
 }
