@@ -141,7 +141,7 @@ impl Plan {
 impl Group {
     /// Takes in an answer. What it gives back are the ids to ask for one by one: those of which a document is there
     /// whose id is written otherwise and may still be the same to the server (`1`, `1.0` and `NumberLong(1)` are).
-    pub fn found(&mut self, documents: impl Iterator<Item = Doc>) -> Vec<usize> {
+    pub fn found(&mut self, documents: Vec<Doc>) -> Vec<usize> {
         let mut others = Vec::new();
         for document in documents {
             let at = id_of(&document).and_then(|id| self.by_id.get(id.as_bytes()).copied());
@@ -161,9 +161,9 @@ impl Group {
 
     /// Takes in the answer for one id. A collection whose collation ignores case answers `a` with `A`, and it is the
     /// server that knows decimals; so both must agree that it is the same document.
-    pub fn found_one(&mut self, at: usize, mut documents: impl Iterator<Item = Doc>) {
+    pub fn found_one(&mut self, at: usize, documents: Vec<Doc>) {
         let wanted = &mut self.wanted[at];
-        wanted.found = documents.find(|document| same_key(document, &wanted.id));
+        wanted.found = documents.into_iter().find(|document| same_key(document, &wanted.id));
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Lookup {
     known: HashMap<Namespace, bool>,
     /// How many documents to ask for: fewer where they are large.
     most_keys: usize,
+    /// What the member that answered last had carried out: another one must not show an older state than was seen.
+    seen: Timestamp,
 }
 
 /// A batch that waits for its documents.
@@ -63,6 +65,8 @@ struct Answered {
     plan: Plan,
     /// The size of the documents; `None` when they are more than may be asked for at once.
     bytes: Option<usize>,
+    /// What the member had carried out.
+    seen: Timestamp,
 }
 
 /// A part of a batch.
@@ -75,7 +79,8 @@ pub(super) struct Part {
 impl Lookup {
     pub fn new(client: &Client, concern: ReadConcern, namespaces: Option<Globs>) -> Lookup {
         let finder = Finder { client: client.clone(), concern };
-        Lookup { finder, namespaces, known: HashMap::new(), most_keys: MOST_KEYS }
+        let seen = Timestamp { time: 0, increment: 0 };
+        Lookup { finder, namespaces, known: HashMap::new(), most_keys: MOST_KEYS, seen }
     }
 
     /// Whether any of the events needs a document.
@@ -108,7 +113,8 @@ impl Lookup {
         loop {
             if looking.under_way.is_none() {
                 let events = &looking.decoded.events;
-                let plan = Plan::new(events, looking.resolved, self.most_keys, |event| self.is_wanted(event));
+                let mut plan = Plan::new(events, looking.resolved, self.most_keys, |event| self.is_wanted(event));
+                plan.time = plan.time.max(self.seen);
                 let mut task = JoinSet::new();
                 task.spawn(self.finder.clone().answer(plan));
                 looking.under_way = Some(task);
@@ -119,7 +125,8 @@ impl Lookup {
             };
             looking.under_way = None;
             let Some(Ok(answer)) = answer else { return Err(Error::bug("a look-up of full documents broke off")) };
-            let Answered { plan, bytes } = answer?;
+            let Answered { plan, bytes, seen } = answer?;
+            self.seen = self.seen.max(seen);
             let Some(bytes) = bytes else {
                 self.most_keys = (plan.keys / 2).max(1);
                 continue;
@@ -164,21 +171,27 @@ struct Finder {
 impl Finder {
     async fn answer(self, mut plan: Plan) -> Result<Answered> {
         let (time, keys, groups) = (plan.time, plan.keys, plan.groups.len());
-        let mut bytes = 0;
+        let (mut bytes, mut seen) = (0, time);
         for (n, group) in plan.groups.iter_mut().enumerate() {
             let found = self.find(&group.ns, group.wanted.iter().map(|w| &*w.id), time).await?;
             bytes += found.bytes;
-            if keys > 1 && (found.more || (bytes > MOST_BYTES && n + 1 < groups)) {
-                return Ok(Answered { plan, bytes: None });
+            seen = seen.max(found.seen);
+            let is_last = n + 1 == groups;
+            if keys > 1 && (found.more || (bytes > MOST_BYTES && !is_last)) {
+                return Ok(Answered { plan, bytes: None, seen });
             }
-            for at in group.found(found.documents()) {
+            for at in group.found(found.documents()?) {
                 let id = group.wanted[at].id.clone();
                 let found = self.find(&group.ns, [&*id].into_iter(), time).await?;
                 bytes += found.bytes;
-                group.found_one(at, found.documents());
+                seen = seen.max(found.seen);
+                if keys > 1 && bytes > 2 * MOST_BYTES {
+                    return Ok(Answered { plan, bytes: None, seen });
+                }
+                group.found_one(at, found.documents()?);
             }
         }
-        Ok(Answered { plan, bytes: Some(bytes) })
+        Ok(Answered { plan, bytes: Some(bytes), seen })
     }
 
     /// The documents with these ids, as they are at `time` or later.
@@ -204,7 +217,7 @@ impl Finder {
             Ok(Some(batch)) => Found::read(reply(batch)?),
             Ok(None) => Err(Error::transient("MongoDB closed the cursor while looking up full documents")),
             // By now a view has that name.
-            Err(e) if code(&e) == Some(168) => Ok(Found { reply: None, more: false, bytes: 0 }),
+            Err(e) if code(&e) == Some(168) => Ok(Found { reply: None, more: false, bytes: 0, seen: time }),
             Err(e) if code(&e) == Some(13) => Err(unreadable(ns)),
             Err(e) => Err(classify(e, Phase::Lookup)),
         }
@@ -277,17 +290,19 @@ struct Found {
     /// There are more documents than fit into a reply.
     more: bool,
     bytes: usize,
+    seen: Timestamp,
 }
 
 impl Found {
     fn read(reply: Doc) -> Result<Found> {
         let more = reply.get_document("cursor").and_then(|cursor| cursor.get_i64("id")).is_ok_and(|id| id != 0);
         let bytes = reply.as_bytes().len();
-        Ok(Found { reply: Some(Reply::read(reply)?), more, bytes })
+        let seen = reply.get_timestamp("operationTime").unwrap_or(Timestamp { time: 0, increment: 0 });
+        Ok(Found { reply: Some(Reply::read(reply)?), more, bytes, seen })
     }
 
-    fn documents(&self) -> impl Iterator<Item = Doc> {
-        self.reply.iter().flat_map(|reply| reply.entries(0)).filter_map(Result::ok)
+    fn documents(&self) -> Result<Vec<Doc>> {
+        self.reply.iter().flat_map(|reply| reply.entries(0)).collect()
     }
 }
 

@@ -1,11 +1,10 @@
 //! Whether the user may read what is looked up.
 
-use bson::{Document, doc};
 use mongodb::Client;
 use oplogue_api::{Error, Finding, Result};
 
 use super::{lookup::grant, options::Wanted};
-use crate::{client::run, errors::Phase};
+use crate::check::privileges;
 
 /// Adds what is to be said about the namespaces in which full documents are looked up.
 pub(super) async fn readable(client: &Client, wanted: &Wanted, findings: &mut Vec<Finding>) -> Result<()> {
@@ -14,13 +13,12 @@ pub(super) async fn readable(client: &Client, wanted: &Wanted, findings: &mut Ve
         Wanted::Everywhere => vec!["*".into()],
         Wanted::In(globs) => globs.patterns().collect(),
     };
-    let command = doc! {"connectionStatus": 1, "showPrivileges": true};
-    let status = run(&client.database("admin"), command, Phase::Check).await?;
-    let Some(privileges) = privileges(&status) else { return Ok(()) };
+    let Some(privileges) = privileges(client).await? else { return Ok(()) };
+    let may = |db: Option<&str>, coll: Option<&str>| privileges.iter().any(|p| p.allows("find") && p.covers(db, coll));
     let mut all = true;
     for pattern in &patterns {
         let (db, coll) = split(pattern);
-        if privileges.iter().any(|p| p.covers(db, coll)) {
+        if may(db, coll) {
             continue;
         }
         all = false;
@@ -57,41 +55,6 @@ fn split(pattern: &str) -> (Option<&str>, Option<&str>) {
     (Some(db), Some(coll).filter(|coll| one(coll)))
 }
 
-/// The right to `find`. An empty name stands for all of them.
-struct Privilege {
-    db: String,
-    coll: String,
-}
-
-impl Privilege {
-    fn covers(&self, db: Option<&str>, coll: Option<&str>) -> bool {
-        let one = |ours: &str, theirs: Option<&str>| ours.is_empty() || theirs == Some(ours);
-        one(&self.db, db) && one(&self.coll, coll)
-    }
-}
-
-/// What may be read; `None` where access control is off and everything may.
-fn privileges(status: &Document) -> Option<Vec<Privilege>> {
-    let info = status.get_document("authInfo").ok()?;
-    if info.get_array("authenticatedUsers").ok()?.is_empty() {
-        return None;
-    }
-    let of = |privilege: &Document| {
-        let may = privilege
-            .get_array("actions")
-            .ok()?
-            .iter()
-            .any(|action| matches!(action.as_str(), Some("find" | "anyAction")));
-        let resource = privilege.get_document("resource").ok().filter(|_| may)?;
-        if resource.get_bool("anyResource").unwrap_or(false) {
-            return Some(Privilege { db: String::new(), coll: String::new() });
-        }
-        Some(Privilege { db: resource.get_str("db").ok()?.into(), coll: resource.get_str("collection").ok()?.into() })
-    };
-    let all = info.get_array("authenticatedUserPrivileges").ok()?;
-    Some(all.iter().filter_map(|privilege| of(privilege.as_document()?)).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,31 +67,5 @@ mod tests {
         for all in ["*", "*.tasks", "a?p.tasks", "app*"] {
             assert_eq!(split(all), (None, None), "{all}");
         }
-    }
-
-    #[test]
-    fn privileges_cover_what_they_name() {
-        let of = |resource: Document, actions: &[&str]| {
-            let users = vec![doc! {"user": "u", "db": "admin"}];
-            let privilege = doc! {"resource": resource, "actions": actions.to_vec()};
-            privileges(&doc! {"authInfo": {"authenticatedUsers": users, "authenticatedUserPrivileges": [privilege]}})
-        };
-        let covers = |all: Option<Vec<Privilege>>, pattern: &str| {
-            let (db, coll) = split(pattern);
-            all.unwrap().iter().any(|p| p.covers(db, coll))
-        };
-        for (resource, yes, no) in [
-            (doc! {"db": "app", "collection": "c"}, &["app.c"][..], &["app.*", "app.d", "*"][..]),
-            (doc! {"db": "app", "collection": ""}, &["app.c", "app.*"], &["b.c", "*.c"]),
-            (doc! {"db": "", "collection": ""}, &["app.c", "*", "*.c"], &[]),
-            (doc! {"anyResource": true}, &["app.c", "*"], &[]),
-            (doc! {"cluster": true}, &[], &["app.c"]),
-        ] {
-            assert!(yes.iter().all(|p| covers(of(resource.clone(), &["insert", "find"]), p)), "{resource}");
-            assert!(!no.iter().any(|p| covers(of(resource.clone(), &["find"]), p)), "{resource}");
-            assert!(!yes.iter().any(|p| covers(of(resource.clone(), &["insert"]), p)), "{resource}");
-        }
-        let off = doc! {"authInfo": {"authenticatedUsers": [], "authenticatedUserPrivileges": []}};
-        assert!(privileges(&off).is_none());
     }
 }

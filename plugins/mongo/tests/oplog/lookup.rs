@@ -392,12 +392,16 @@ async fn an_image_is_never_older_than_its_event_whichever_member_answers() {
             };
             let read = async { documents(&mut reader, &db, 300).await };
             let (events, ()) = tokio::join!(read, writer);
-            let mut n = 0;
+            let (mut n, mut last) = (0, [0; 5]);
             for event in events.iter().filter(|e| e.op == Op::Update) {
                 n += 1;
                 let after = document(event.after.as_ref().expect("an image"));
                 let at = after.get_document("n").unwrap().get_i32("at").unwrap();
                 assert!(at >= n, "{concern}, {preference}: the image of {at} for update {n}");
+                // Nor do the images of a document go back.
+                let last = &mut last[n as usize % 5];
+                assert!(at >= *last, "{concern}, {preference}: the image of {at} behind that of {last}");
+                *last = at;
             }
             assert_eq!(n, 300);
         }

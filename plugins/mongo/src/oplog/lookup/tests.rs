@@ -65,7 +65,7 @@ fn what_is_found_goes_to_all_updates_of_that_key_and_to_no_other() {
     let mut events = vec![update("a.x", 1, 1), update("a.x", "a", 2), update("a.x", 1, 3), update("a.x", 4, 4)];
     let mut plan = Plan::new(&events, 0, 9, |_| true);
     // The collation of the collection ignores case.
-    let again = plan.groups[0].found(docs(&[doc! {"n": 1, "_id": 1}, doc! {"_id": "A"}]).into_iter());
+    let again = plan.groups[0].found(docs(&[doc! {"n": 1, "_id": 1}, doc! {"_id": "A"}]));
     assert!(again.is_empty());
     plan.attach(&mut events);
     let n = |e: &Event| e.after.as_ref().map(|d| d.get_i32("n").unwrap());
@@ -79,15 +79,15 @@ fn an_id_that_is_written_otherwise_is_asked_for_by_itself() {
     let mut plan = Plan::new(&events, 0, 9, |_| true);
     let group = &mut plan.groups[0];
     let found = docs(&[doc! {"_id": 1.0}, doc! {"_id": precise}]);
-    assert_eq!(group.found(found.into_iter()), [0, 1]);
-    group.found_one(0, docs(&[doc! {"_id": 1.0}]).into_iter());
+    assert_eq!(group.found(found), [0, 1]);
+    group.found_one(0, docs(&[doc! {"_id": 1.0}]);
     // To the server these two decimals are different, so it answers with nothing.
-    group.found_one(1, docs(&[]).into_iter());
+    group.found_one(1, docs(&[]);
     plan.attach(&mut events);
     assert_eq!(events.iter().map(|e| e.after.is_some()).collect::<Vec<_>>(), [true, false, false]);
 
     let mut plan = Plan::new(&events[2..], 0, 9, |_| true);
-    plan.groups[0].found_one(0, docs(&[doc! {"_id": "Z"}]).into_iter());
+    plan.groups[0].found_one(0, docs(&[doc! {"_id": "Z"}]));
     plan.attach(&mut events[2..]);
     assert!(events[2].after.is_none());
 }
