@@ -378,32 +378,31 @@ async fn a_connection_cut_in_a_lookup_loses_nothing() {
 #[tokio::test]
 async fn an_image_is_never_older_than_its_event_whichever_member_answers() {
     let mongo = Mongo::start(MongoOptions { members: 3, ..Default::default() }).await;
-    let (_, db, coll) = fresh(&mongo).await;
-    insert(&coll, 0..5).await;
-    for concern in ["majority", "local"] {
-        for preference in ["secondary", "nearest"] {
-            let uri = format!("{}&readPreference={preference}", mongo.uri());
-            let toml = format!("{QUICK}{LOOKUP}read_concern = {concern:?}\nbatch_size = 7");
-            let mut reader = Reader::open(KIND, &uri, &toml, StartAt::Now).await;
-            let writer = async {
-                for n in 1..=300 {
-                    coll.update_one(doc! {"_id": n % 5}, doc! {"$set": {"n": {"at": n}}}).await.unwrap();
-                }
-            };
-            let read = async { documents(&mut reader, &db, 300).await };
-            let (events, ()) = tokio::join!(read, writer);
-            let (mut n, mut last) = (0, [0; 5]);
-            for event in events.iter().filter(|e| e.op == Op::Update) {
-                n += 1;
-                let after = document(event.after.as_ref().expect("an image"));
-                let at = after.get_document("n").unwrap().get_i32("at").unwrap();
-                assert!(at >= n, "{concern}, {preference}: the image of {at} for update {n}");
-                // Nor do the images of a document go back.
-                let last = &mut last[n as usize % 5];
-                assert!(at >= *last, "{concern}, {preference}: the image of {at} behind that of {last}");
-                *last = at;
+    let (client, db, _) = fresh(&mongo).await;
+    for (concern, preference) in
+        [("majority", "secondary"), ("majority", "nearest"), ("local", "secondary"), ("local", "nearest")]
+    {
+        let coll = client.database(&db).collection::<Document>(&format!("{concern}_{preference}"));
+        insert(&coll, 0..5).await;
+        let uri = format!("{}&readPreference={preference}", mongo.uri());
+        let toml = format!("{QUICK}{LOOKUP}read_concern = {concern:?}\nbatch_size = 7");
+        let mut reader = Reader::open(KIND, &uri, &toml, StartAt::Now).await;
+        let writer = async {
+            for n in 1..=300 {
+                set(&coll, n % 5, n).await;
             }
-            assert_eq!(n, 300);
+        };
+        let updates = |r: &Reader| r.events.iter().filter(|e| e.op == Op::Update && e.ns.coll() == coll.name()).count();
+        let ((), ()) = tokio::join!(reader.until("the updates", |r| updates(r) == 300), writer);
+        let (mut n, mut last) = (0, [0; 5]);
+        for event in reader.events.iter().filter(|e| e.op == Op::Update && e.ns.coll() == coll.name()) {
+            n += 1;
+            let at = event.after.as_ref().expect("an image").get_i32("n").unwrap();
+            assert!(at >= n, "{concern}, {preference}: the image of {at} for update {n}");
+            // Nor do the images of a document go back.
+            let last = &mut last[n as usize % 5];
+            assert!(at >= *last, "{concern}, {preference}: the image of {at} behind that of {last}");
+            *last = at;
         }
     }
 }

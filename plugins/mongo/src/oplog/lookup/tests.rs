@@ -80,9 +80,9 @@ fn an_id_that_is_written_otherwise_is_asked_for_by_itself() {
     let group = &mut plan.groups[0];
     let found = docs(&[doc! {"_id": 1.0}, doc! {"_id": precise}]);
     assert_eq!(group.found(found), [0, 1]);
-    group.found_one(0, docs(&[doc! {"_id": 1.0}]);
+    group.found_one(0, docs(&[doc! {"_id": 1.0}]));
     // To the server these two decimals are different, so it answers with nothing.
-    group.found_one(1, docs(&[]);
+    group.found_one(1, docs(&[]));
     plan.attach(&mut events);
     assert_eq!(events.iter().map(|e| e.after.is_some()).collect::<Vec<_>>(), [true, false, false]);
 
