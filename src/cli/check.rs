@@ -114,6 +114,21 @@ async fn ask(plan: &Plan) -> u8 {
         }
     }
 
+    if let Some(denylist) = &plan.denylist {
+        let node = &denylist.store;
+        let context = Context { name: node.name.clone(), state_dir: denylist.state_dir.clone(), ..Context::default() };
+        let store = node.build(&context);
+        add(
+            format!("denylist in the store `{}`", node.kind),
+            patiently(async move {
+                match store {
+                    Ok(store) => store.check().await,
+                    Err(e) => vec![e.into()],
+                }
+            }),
+        );
+    }
+
     let mut worst = DONE;
     let mut told = BTreeMap::new();
     for (title, answer) in asked {

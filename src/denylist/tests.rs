@@ -85,7 +85,7 @@ async fn changes_are_kept_and_seen_by_others_and_the_seeds_come_back() {
     let both = ["abc", "def"].map(str::to_owned).to_vec();
     wait_for("the same list", || async { one.names() == both && two.names() == both }).await;
     assert_eq!(one.all().get("admin"), Some(&false));
-    tasks.map(|t| t.abort());
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
 
     let again = Denylist::new(&["admin".into()]);
     Keeper::new(Arc::clone(&again), of()).load().await;

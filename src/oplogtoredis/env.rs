@@ -102,10 +102,10 @@ pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> (Settings, Vec<Problem>)
         http: r.address(HTTP_SERVER_ADDR, "0.0.0.0:9000"),
         flush_interval: r.duration("OTR_TIMESTAMP_FLUSH_INTERVAL", Duration::from_secs(1)),
         max_catch_up: r.duration("OTR_MAX_CATCH_UP", Duration::from_secs(120)),
-        dedupe_expiration: r.at_least_a_second("OTR_REDIS_DEDUPE_EXPIRATION", Duration::from_secs(150)),
+        dedupe_expiration: r.time_to_live("OTR_REDIS_DEDUPE_EXPIRATION", Duration::from_secs(150)),
         metadata_prefix: r.text("OTR_REDIS_METADATA_PREFIX").unwrap_or_else(|| "oplogtoredis::".into()),
         deep_fields: r.boolean(EXTRACT_SUBFIELDS),
-        write_parallelism: r.integer("OTR_WRITE_PARALLELISM", 1..=1000).unwrap_or(1),
+        write_parallelism: r.integer("OTR_WRITE_PARALLELISM", 1..=256).unwrap_or(1),
         batch_size: r.integer("OTR_REDIS_BATCH_SIZE", 1..=1_000_000),
         postgres: r.get(PG_URL).is_some_and(|url| !url.is_empty()),
         sentry: r.boolean(("OTR_SENTRY_ENABLED", None)),
@@ -196,12 +196,13 @@ impl Reader<'_> {
         self.parsed((name, None), |v| go::duration(v).map_err(str::to_owned), help).unwrap_or(default)
     }
 
-    fn at_least_a_second(&mut self, name: &'static str, default: Duration) -> Duration {
+    /// How long Redis keeps a mark: in whole seconds, for a year at most.
+    fn time_to_live(&mut self, name: &'static str, default: Duration) -> Duration {
         let duration = self.duration(name, default);
-        if duration.as_secs() > 0 {
+        if (1..=365 * 24 * 3600).contains(&duration.as_secs()) {
             return duration;
         }
-        self.problem(name, "is less than a second", "write one second or more, such as 150s");
+        self.problem(name, "is less than a second or more than a year", "write something between, such as 150s");
         default
     }
 

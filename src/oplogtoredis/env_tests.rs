@@ -132,3 +132,14 @@ fn secrets_are_in_no_problem() {
         .collect();
     assert!(!format!("{:?}", of(&set).1).contains(secret));
 }
+
+#[test]
+fn the_documentation_knows_every_variable_and_no_other() {
+    let documented: std::collections::BTreeSet<&str> = include_str!("../../docs/oplogtoredis.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with("OTR_") || name.starts_with("OPLOGUE_"))
+        .collect();
+    assert_eq!(documented, VARIABLES.into_iter().collect());
+}

@@ -104,7 +104,7 @@ fn route(out: &mut String, s: &Settings, index: usize) {
         out,
         "\n[sinks.{name}]\n\
          type = \"redis-oplog\"\n\
-         url = \"${{{}}}\"  # OTR_REDIS_URL\n\
+         url = \"${{{}}}\"  # OTR_REDIS_URL{}\n\
          metadata_prefix = {}  # OTR_REDIS_METADATA_PREFIX\n\
          # Marks and positions that oplogtoredis understands, and writes.\n\
          dedupe = \"keys\"\n\
@@ -122,6 +122,7 @@ fn route(out: &mut String, s: &Settings, index: usize) {
          on_position_lost = \"from-now\"\n\
          on_bad_event = \"skip\"\n",
         url_variable(index, count),
+        if count == 1 { String::new() } else { format!(", number {}", index + 1) },
         quoted(&s.metadata_prefix),
         s.dedupe_expiration.as_secs(),
         s.write_parallelism,
@@ -133,7 +134,7 @@ fn route(out: &mut String, s: &Settings, index: usize) {
 /// A duration as the configuration has it, in whole milliseconds.
 fn period(duration: Duration) -> String {
     let millis = duration.as_nanos().div_ceil(1_000_000);
-    if millis % 1000 == 0 { format!("\"{}s\"", millis / 1000) } else { format!("\"{millis}ms\"") }
+    if millis.is_multiple_of(1000) { format!("\"{}s\"", millis / 1000) } else { format!("\"{millis}ms\"") }
 }
 
 /// A text as TOML writes it, with what the configuration would take for a variable escaped.

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod crash;
 mod disk;
+mod dropin;
 mod engine;
 mod forget;
 mod graph;

@@ -158,9 +158,12 @@ impl Event {
             ..self.clone()
         }
     }
-    /// How many bytes of the document contents the event carries, roughly: what byte limits count.
+    /// How many bytes of the document contents the event carries, roughly: what byte limits count. A document that was
+    /// looked up for the event lies outside of `raw` and counts as well.
     pub fn size(&self) -> usize {
-        self.raw.as_bytes().len()
+        let raw = self.raw.as_bytes();
+        let after = self.after.as_ref().map_or(&[][..], |after| after.as_bytes());
+        raw.len() + if raw.as_ptr_range().contains(&after.as_ptr()) { 0 } else { after.len() }
     }
 }
 
@@ -232,4 +235,23 @@ pub struct Batch {
     pub head: Timestamp,
     /// The size of the reply in bytes, all of which stays in memory until the last event of the batch is dropped.
     pub bytes: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+
+    #[test]
+    fn the_size_counts_what_lies_outside_of_the_raw_event_too() {
+        let raw = Doc::from(rawdoc! {"o": {"_id": 1, "x": "abc"}});
+        let time = Timestamp { time: 1, increment: 1 };
+        let event = Event::new(Op::Insert, Namespace::new("a.b"), time, raw.clone());
+        let inside = raw.slice(raw.get_document("o").unwrap());
+        let size = raw.as_bytes().len();
+        assert_eq!(event.size(), size);
+        assert_eq!(Event { after: Some(inside.clone()), ..event.clone() }.size(), size);
+        let outside = Event { after: Some(inside.detach()), ..event };
+        assert_eq!(outside.size(), size + inside.as_bytes().len());
+    }
 }

@@ -15,6 +15,8 @@ pub(crate) enum Phase {
     Resume,
     /// Reading on.
     Read,
+    /// Looking up full documents.
+    Lookup,
     /// Reading or writing a checkpoint.
     Store,
 }
@@ -26,6 +28,7 @@ impl Phase {
             Phase::Open => "while opening the cursor",
             Phase::Resume => "while resuming",
             Phase::Read => "while reading",
+            Phase::Lookup => "while looking up full documents",
             Phase::Store => "at the checkpoint store",
         }
     }
@@ -129,6 +132,8 @@ fn meaning(code: i32, e: &MongoError, phase: Phase) -> Option<Error> {
             .hint("use full_document = \"default\", or a server with $changeStreamSplitLargeEvent (6.0.9 or later), or the mongo-oplog source"),
         47 | 51770 => Error::operator(what("a document image that the source requires was not stored"))
             .hint("set full_document and full_document_before_change to \"when-available\", or enable changeStreamPreAndPostImages on the collection and reset the position"),
+        // `afterClusterTime` is ahead of a member that has not heard of that time yet.
+        72 if phase == Phase::Lookup => Error::transient(what("the member read has not come as far as the oplog yet")),
         // Interrupted work, elections, shutdown, stale routing, overload, time limits, lost cursors.
         6 | 7 | 24 | 43 | 46 | 50 | 63 | 64 | 89 | 91 | 112 | 133 | 134 | 136 | 150 | 189 | 202 | 234 | 237 | 262
         | 290 | 317 | 365 | 384 | 391 | 462 | 9001 | 10058 | 10107 | 11600 | 11601 | 11602 | 13388 | 13435 | 13436 => {
@@ -176,20 +181,22 @@ mod tests {
 
     #[test]
     fn codes_mean_what_they_should() {
-        use Phase::{Check, Open, Read, Resume, Store};
+        use Phase::{Check, Lookup, Open, Read, Resume, Store};
         for (codes, phases, kind) in [
             (&[286, 280, 464][..], &[Open, Resume, Read][..], Kind::PositionLost),
             (&[260, 9, 15, 40647, 50811], &[Resume], Kind::PositionLost),
             (&[9, 2, 20, 7182802, 40324, 40415, 40575], &[Open, Read], Kind::Operator),
-            (&[13, 18, 40573, 10334, 47, 51770], &[Check, Open, Resume, Read, Store], Kind::Operator),
+            (&[13, 18, 40573, 10334, 47, 51770], &[Check, Open, Resume, Read, Lookup, Store], Kind::Operator),
             (
                 &[
                     6, 7, 43, 63, 89, 91, 133, 136, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11602, 13388, 13435,
                     13436,
                 ],
-                &[Check, Open, Resume, Read, Store],
+                &[Check, Open, Resume, Read, Lookup, Store],
                 Kind::Transient,
             ),
+            (&[72], &[Open, Resume, Read], Kind::Operator),
+            (&[72], &[Lookup], Kind::Transient),
             (&[40674], &[Open, Resume], Kind::Bug),
             (&[123_456_789], &[Open, Resume, Read, Store], Kind::Transient),
         ] {

@@ -21,7 +21,8 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use crate::{
-    client::{answered, bounded, check_uri, connect, run},
+    check::{Privilege, privileges},
+    client::{answered, bounded, check_uri, connect},
     errors::{Phase, classify, code},
 };
 
@@ -238,9 +239,7 @@ impl MongoStore {
     async fn look(&self) -> Result<Finding> {
         let client = self.client().await?;
         let (db, coll) = (&self.settings.database, &self.settings.collection);
-        let asked = doc! {"connectionStatus": 1, "showPrivileges": true};
-        let status = run(&client.database("admin"), asked, Phase::Check).await?;
-        let missing = missing(&status, db, coll);
+        let missing = missing(privileges(client).await?, db, coll);
         if !missing.is_empty() {
             return Err(Error::operator(format!("the user may not {} in {db}.{coll}", missing.join(", ")))
                 .hint(format!("grant the user the role `readWrite` on the database `{db}`")));
@@ -249,27 +248,11 @@ impl MongoStore {
     }
 }
 
-/// The actions that the user of `connectionStatus` lacks on a collection. Without a user the server asks for none.
-fn missing(status: &Document, db: &str, coll: &str) -> Vec<&'static str> {
-    let Ok(info) = status.get_document("authInfo") else { return Vec::new() };
-    if info.get_array("authenticatedUsers").is_ok_and(|users| users.is_empty()) {
-        return Vec::new();
-    }
-    let privileges = info.get_array("authenticatedUserPrivileges").map(Vec::as_slice).unwrap_or_default();
-    let here = |privilege: &&Document| {
-        let Ok(resource) = privilege.get_document("resource") else { return false };
-        let fits = |key, name: &str| resource.get_str(key).is_ok_and(|is| is.is_empty() || is == name);
-        resource.get_bool("anyResource").unwrap_or(false) || (fits("db", db) && fits("collection", coll))
-    };
-    let actions: Vec<&str> = privileges
-        .iter()
-        .filter_map(Bson::as_document)
-        .filter(here)
-        .filter_map(|p| p.get_array("actions").ok())
-        .flatten()
-        .filter_map(Bson::as_str)
-        .collect();
-    ["find", "insert", "update", "remove"].into_iter().filter(|need| !actions.contains(need)).collect()
+/// The actions that the user lacks on a collection.
+fn missing(privileges: Option<Vec<Privilege>>, db: &str, coll: &str) -> Vec<&'static str> {
+    let Some(privileges) = privileges else { return Vec::new() };
+    let may = |action: &str| privileges.iter().any(|p| p.covers(Some(db), Some(coll)) && p.allows(action));
+    ["find", "insert", "update", "remove"].into_iter().filter(|need| !may(need)).collect()
 }
 
 #[cfg(test)]
@@ -310,29 +293,20 @@ mod tests {
             assert_eq!(decode(&bad), None, "{key}");
         }
     }
-
     #[test]
-    fn privileges_are_found_on_the_collection_its_database_and_everywhere() {
-        let status = |resource: Document, actions: &[&str]| {
-            doc! {"authInfo": {
-                "authenticatedUsers": [{"user": "u", "db": "admin"}],
-                "authenticatedUserPrivileges": [{"resource": resource, "actions": actions}],
-            }}
+    fn what_the_user_may_not_do_is_named() {
+        let of = |resource: Document, actions: &[&str]| {
+            let privileges = vec![doc! {"resource": resource, "actions": actions}];
+            let users = vec![doc! {"user": "u", "db": "admin"}];
+            crate::check::read_privileges(
+                &doc! {"authInfo": {"authenticatedUsers": users, "authenticatedUserPrivileges": privileges}},
+            )
         };
         let all = ["find", "insert", "update", "remove", "collStats"];
-        for resource in [
-            doc! {"db": "a", "collection": "b"},
-            doc! {"db": "a", "collection": ""},
-            doc! {"db": "", "collection": ""},
-            doc! {"anyResource": true},
-        ] {
-            assert!(missing(&status(resource, &all), "a", "b").is_empty());
-        }
-        assert_eq!(missing(&status(doc! {"db": "x", "collection": ""}, &all), "a", "b").len(), 4);
-        assert_eq!(
-            missing(&status(doc! {"db": "a", "collection": ""}, &["find"]), "a", "b"),
-            ["insert", "update", "remove"]
-        );
-        assert!(missing(&doc! {"authInfo": {"authenticatedUsers": []}}, "a", "b").is_empty());
+        assert!(missing(of(doc! {"db": "a", "collection": ""}, &all), "a", "b").is_empty());
+        assert_eq!(missing(of(doc! {"db": "x", "collection": ""}, &all), "a", "b").len(), 4);
+        let reader = of(doc! {"db": "a", "collection": ""}, &["find"]);
+        assert_eq!(missing(reader, "a", "b"), ["insert", "update", "remove"]);
+        assert!(missing(None, "a", "b").is_empty());
     }
 }

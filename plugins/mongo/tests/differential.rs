@@ -204,3 +204,28 @@ async fn classic_descriptions_agree_too() {
         covers(&compare(version, "update_description = \"classic\"").await, true);
     }
 }
+
+/// Once nothing is written any more, both look up the same documents.
+#[tokio::test]
+async fn both_sources_look_up_the_same_documents() {
+    for version in [V4, V5, V6] {
+        let mongo = servers::mongo_version(version.name).await;
+        let toml = "await = \"100ms\"\nfull_document = \"update-lookup\"\n";
+        let mut oplog = Reader::open("mongo-oplog", &mongo.uri(), toml, StartAt::Now).await;
+        let mut stream = Reader::open("mongo-change-stream", &mongo.uri(), toml, StartAt::Now).await;
+        let work = Workload::new(mongo.client().await, &unique("diff"), version.name);
+        work.run_quietly().await;
+        let (oplog, stream) = (read(&mut oplog, &work).await, read(&mut stream, &work).await);
+        let images = |events: &[Event]| -> Vec<_> {
+            let updates = events.iter().filter(|e| e.op == Op::Update);
+            updates.map(|e| (e.ns.to_string(), e.key.as_ref().map(bytes), e.after.as_ref().map(bytes))).collect()
+        };
+        let (left, right) = (images(&oplog), images(&stream));
+        assert_eq!(left.len(), right.len(), "{}", version.name);
+        for (left, right) in left.iter().zip(&right) {
+            assert_eq!(left, right, "{}", version.name);
+        }
+        let found = left.iter().filter(|(_, _, after)| after.is_some()).count();
+        assert!(found > 50 && left.len() > found, "{found} of {} documents", left.len());
+    }
+}

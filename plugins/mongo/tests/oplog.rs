@@ -1,5 +1,7 @@
 //! The `mongo-oplog` source on real servers.
 
+#[path = "oplog/lookup.rs"]
+mod lookup;
 #[path = "oplog/places.rs"]
 mod places;
 mod streams;
@@ -137,7 +139,10 @@ impl SourceHarness for Harness {
 
 #[tokio::test]
 async fn the_source_conforms() {
-    for (version, toml) in [("6.0.5", ""), ("6.0.5", "read_concern = \"local\""), ("4.4.2", "")] {
+    let lookup = "full_document = \"update-lookup\"";
+    for (version, toml) in
+        [("6.0.5", ""), ("6.0.5", "read_concern = \"local\""), ("4.4.2", ""), ("6.0.5", lookup), ("4.4.2", lookup)]
+    {
         let report = conformance::source(&Harness::new(version, toml).await).await;
         // An oplog has an end for no source, and no server writes an entry that cannot be decoded.
         assert_eq!(report.skipped_clauses(), ["S12", "P4"], "{version} {toml}");

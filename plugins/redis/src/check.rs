@@ -1,36 +1,12 @@
 //! `oplogue check --connect`: could this Redis be used? Looks, and changes nothing.
 
-use oplogue_api::{Error, Finding, Result};
+use oplogue_api::{Error, ErrorKind, Finding, Severity};
 use redis::{Cmd, Value};
 
 use crate::{
-    link::Link,
+    link::{Answer, Link, Survey, Verdict, Vote, text},
     marks::{Marks, hash_probes, words},
 };
-
-/// Verifies that the link leads to a Redis that is a master, as far as Redis says.
-pub async fn role(link: &Link) -> Result<()> {
-    let place = link.place();
-    // A proxy or a restricted user may not know or not allow ROLE: the script will tell then.
-    let Ok(Value::Array(role)) = link.call(&redis::cmd("ROLE")).await? else { return Ok(()) };
-    match role.first() {
-        Some(Value::BulkString(role)) if role == b"slave" => Err(crate::reply::from_code("READONLY").at(place)),
-        Some(Value::BulkString(role)) if role == b"sentinel" => {
-            Err(Error::operator(format!("{place}: this is a Redis Sentinel, not a Redis"))
-                .hint("put the address of the master into the URL"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        Value::SimpleString(text) => Some(text.clone()),
-        Value::VerbatimString { text, .. } => Some(text.clone()),
-        _ => None,
-    }
-}
 
 /// A line of INFO.
 fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
@@ -39,22 +15,36 @@ fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 
 /// What both plugins need of a server. `Err`: there is no point in looking further.
 async fn server(link: &Link) -> Result<Vec<Finding>, Vec<Finding>> {
+    let survey = link.survey().await;
     let mut found = Vec::new();
+    if let Survey::Sentinel(name, answers, verdict) = &survey {
+        sentinels(name, answers, verdict, &mut found)?;
+    }
+    // To connect is to have found a master.
     match link.call(&redis::cmd("PING")).await {
         Ok(Ok(_)) => found.push(Finding::ok(format!("{}: Redis is reachable and lets the user in", link.place()))),
         // PING may be forbidden, which shows that the user is in.
         Ok(Err(e)) if e.code() == Some("NOPERM") => {
             found.push(Finding::ok(format!("{}: Redis is reachable and lets the user in", link.place())));
         }
-        Ok(Err(e)) => return Err(vec![crate::reply::from_redis(&e, link.place()).into()]),
-        Err(e) => return Err(vec![e.into()]),
+        Ok(Err(e)) => found.push(crate::reply::from_redis(&e, link.place()).into()),
+        Err(e) => found.push(e.into()),
     }
-    match role(link).await {
-        Ok(()) => found.push(Finding::ok("it is a master")),
-        Err(e) => {
-            found.push(e.into());
-            return Err(found);
+    if found.last().is_some_and(|f| f.severity == Severity::Error) {
+        return Err(found);
+    }
+    match &survey {
+        Survey::Cluster(nodes) => {
+            found.push(Finding::ok(format!("it is a Redis Cluster of {} nodes", nodes.len())));
+            if nodes.len() < 2 {
+                found.push(Finding::warning(
+                    "the cluster has no other node that could take over",
+                    "add replicas, or use a Redis without cluster mode",
+                ));
+            }
         }
+        Survey::Static(count) => found.push(Finding::ok(format!("of {count} Redis, one is the master"))),
+        Survey::One | Survey::Sentinel(..) => found.push(Finding::ok("it is a master")),
     }
     let info = match link.call(redis::cmd("INFO").arg("everything")).await {
         Ok(Ok(info)) => text(&info),
@@ -74,12 +64,11 @@ async fn server(link: &Link) -> Result<Vec<Finding>, Vec<Finding>> {
     } else {
         Finding::warning(format!("version {version} is not tested"), "use Redis 5 or later")
     });
-    if line(&info, "redis_mode") == Some("cluster") {
-        found.push(
-            Error::operator("it runs in cluster mode")
-                .hint("Redis Cluster is not supported: use a Redis without cluster mode")
-                .into(),
-        );
+    if line(&info, "redis_mode") == Some("cluster") && !link.is_cluster() {
+        found.push(Finding::warning(
+            "it runs in cluster mode, and this user may not ask for the other nodes",
+            "ACL SETUSER <user> +cluster|slots: without them the loss of this node stops the route",
+        ));
     }
     if line(&info, "maxmemory").is_some_and(|m| m != "0")
         && line(&info, "maxmemory_policy").is_some_and(|p| p.starts_with("allkeys"))
@@ -185,4 +174,58 @@ pub async fn store(link: &Link, metadata_prefix: &str) -> Vec<Finding> {
         }
         Err(found) => found,
     }
+}
+
+/// What the sentinels say, and whether they could replace the master.
+fn sentinels(
+    name: &str,
+    answers: &[(String, Answer)],
+    verdict: &Verdict,
+    found: &mut Vec<Finding>,
+) -> Result<(), Vec<Finding>> {
+    let mut votes: Vec<&Vote> = Vec::new();
+    for (address, answer) in answers {
+        match answer {
+            Answer::Says(_, vote) => votes.push(vote),
+            Answer::Failed(refusal) if refusal.kind == ErrorKind::Operator => found.push(refusal.error().into()),
+            Answer::Failed(refusal) => found.push(Finding::warning(refusal.what.clone(), refusal.hint.clone())),
+            Answer::NoSuchMaster(_) => found.push(Finding::warning(
+                format!("{address}: this sentinel knows no master of the name {name}"),
+                "let it monitor that master, or remove it from `nodes`",
+            )),
+            Answer::Pending => {}
+        }
+    }
+    let master = match verdict {
+        Verdict::Accept(master) => master,
+        Verdict::Unsure(refusal) | Verdict::Leave(refusal) => {
+            let error = refusal.error();
+            found.push(error.into());
+            return Err(std::mem::take(found));
+        }
+    };
+    let quorum = votes.iter().map(|v| v.quorum).max().unwrap_or(0);
+    let agreed = votes.iter().filter(|v| v.address == master.address).count();
+    found.push(Finding::ok(format!(
+        "{agreed} of {} sentinels name {} as {name}, epoch {}, quorum {quorum}",
+        answers.len(),
+        master.address,
+        master.epoch
+    )));
+    if votes.iter().any(|v| v.quorum != quorum) {
+        found.push(Finding::warning("the sentinels have different quorums", "set one with SENTINEL SET … quorum"));
+    }
+    if answers.len() < 3 {
+        found.push(Finding::warning(
+            format!("only {} of the sentinels are known: the loss of one stops a failover", answers.len()),
+            "run three or more, on machines of their own",
+        ));
+    }
+    let replicas = votes.iter().map(|v| v.replicas).max().unwrap_or(0);
+    found.push(if replicas == 0 {
+        Finding::warning("the sentinels know no replica that could take over", "add a replica")
+    } else {
+        Finding::ok(format!("{replicas} replicas are known"))
+    });
+    Ok(())
 }

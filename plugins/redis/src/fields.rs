@@ -5,17 +5,19 @@ use std::{collections::HashSet, ops::Range};
 use oplogue_api::{Change, Doc, Error, Event, Op, Result};
 
 use crate::{
+    changed::{Detail, names},
     json::write_text,
-    raw::{Elements, kind},
+    raw::Elements,
 };
 
-/// Writes the array `f`: all top-level keys of an insert or replacement, the changed top-level names of an update in the
-/// order of the server's description and each once, nothing for a delete.
+/// Writes the array `f`: all top-level keys of an insert; those of the new document and, where it is known, of the old one for a
+/// replacement; the changed fields of an update in the order of the server's description and each once; nothing for a delete.
 ///
 /// Top-level names are enough for every subscriber, and deep paths are not: a subscriber that sorts on a field of array
 /// elements does not recognise `list.0.field`.
 #[derive(Default)]
 pub struct FieldList {
+    detail: Detail,
     /// Where the names of this list stand in the output, to leave out the second of two equal ones.
     seen: Vec<Range<usize>>,
     /// The same by content, once they are many.
@@ -26,38 +28,30 @@ pub struct FieldList {
 const FEW: usize = 16;
 
 impl FieldList {
-    /// Appends the array.
+    /// Lists of this detail.
+    pub fn new(detail: Detail) -> FieldList {
+        FieldList { detail, ..FieldList::default() }
+    }
+
+    /// Appends the array for one event, or for several events of one document together: `earlier` and then `last`.
     ///
     /// # Errors
-    /// `Data` when the event does not say what it changed, or its documents are damaged. The output is then incomplete.
-    pub fn write(&mut self, out: &mut Vec<u8>, event: &Event) -> Result<()> {
+    /// `Data` when an event does not say what it changed, or its documents are damaged. The output is then incomplete.
+    pub fn write(&mut self, out: &mut Vec<u8>, earlier: &[&Event], last: &Event) -> Result<()> {
         out.push(b'[');
         let start = out.len();
-        match event.op {
-            Op::Insert | Op::Replace => {
-                let after = event.after.as_ref().ok_or_else(|| Error::data("the event does not hold its document"))?;
-                keys(out, after)?;
+        if earlier.is_empty() && last.op == Op::Insert {
+            // No name twice, nothing to compare.
+            for element in Elements::of(after(last)?.as_bytes()) {
+                write_text(out, element?.name);
+                out.push(b',');
             }
-            Op::Update => {
-                self.seen.clear();
-                self.many.clear();
-                match &event.change {
-                    Some(change) => {
-                        if !self.changed(out, change)? {
-                            out.truncate(start);
-                            self.seen.clear();
-                            self.many.clear();
-                            self.decoded(out, change)?;
-                        }
-                    }
-                    // A superset does no harm.
-                    None => keys(
-                        out,
-                        event.after.as_ref().ok_or_else(|| Error::data("the update does not say what it changed"))?,
-                    )?,
-                }
+        } else {
+            self.seen.clear();
+            self.many.clear();
+            for event in earlier.iter().copied().chain([last]) {
+                self.add(out, event)?;
             }
-            _ => {}
         }
         if out.len() > start {
             out.pop(); // the comma behind the last name
@@ -66,77 +60,45 @@ impl FieldList {
         Ok(())
     }
 
-    /// The names straight from the description; `false` when it holds something that only the full decoder judges.
-    fn changed(&mut self, out: &mut Vec<u8>, change: &Change) -> Result<bool> {
-        match change {
-            Change::OplogV2(diff) => {
-                for section in Elements::of(diff.as_bytes()) {
-                    let section = section?;
-                    match (section.name, section.kind) {
-                        (b"i" | b"u" | b"d", kind::DOCUMENT) => {
-                            for field in Elements::of(section.value) {
-                                self.name(out, field?.name);
-                            }
-                        }
-                        ([b's', name @ ..], kind::DOCUMENT) => self.name(out, name),
-                        _ => return Ok(false),
-                    }
-                }
+    fn add(&mut self, out: &mut Vec<u8>, event: &Event) -> Result<()> {
+        match event.op {
+            Op::Insert => self.keys(out, after(event)?),
+            Op::Replace => {
+                self.keys(out, after(event)?)?;
+                // Who sorts on a field that was dropped must hear of it.
+                event.before.as_ref().map_or(Ok(()), |before| self.keys(out, before))
             }
-            Change::OplogV1(modifiers) => {
-                for modifier in Elements::of(modifiers.as_bytes()) {
-                    let modifier = modifier?;
-                    match (modifier.name, modifier.kind) {
-                        (b"$v", _) => {}
-                        (b"$set" | b"$unset", kind::DOCUMENT) => {
-                            for field in Elements::of(modifier.value) {
-                                self.name(out, top(field?.name));
-                            }
-                        }
-                        _ => return Ok(false),
-                    }
-                }
-            }
-            Change::ChangeStream(description) => {
-                for part in Elements::of(description.as_bytes()) {
-                    let part = part?;
-                    match (part.name, part.kind) {
-                        (b"updatedFields", kind::DOCUMENT) => {
-                            for field in Elements::of(part.value) {
-                                self.name(out, top(field?.name));
-                            }
-                        }
-                        (b"removedFields", kind::ARRAY) => {
-                            for field in Elements::of(part.value) {
-                                let Some(path) = field?.text() else { return Ok(false) };
-                                self.name(out, top(path));
-                            }
-                        }
-                        // `{field, newSize}` each, and none as a rule.
-                        (b"truncatedArrays", kind::ARRAY) => {
-                            for array in Elements::of(part.value) {
-                                let Some(path) = crate::raw::find(array?.value, "field")?.and_then(|f| f.text()) else {
-                                    return Ok(false);
-                                };
-                                self.name(out, top(path));
-                            }
-                        }
-                        // Which dots are part of a name: the decoder puts the two together.
-                        (b"disambiguatedPaths", kind::DOCUMENT) if part.value.len() <= 5 => {}
-                        _ => return Ok(false),
-                    }
-                }
-            }
+            Op::Update => match (&event.change, &event.after) {
+                (Some(change), _) => self.changed(out, change),
+                // A superset does no harm.
+                (None, Some(after)) => self.keys(out, after),
+                (None, None) => Err(Error::data("the update does not say what it changed")),
+            },
+            _ => Ok(()),
         }
-        Ok(true)
     }
 
-    fn decoded(&mut self, out: &mut Vec<u8>, change: &Change) -> Result<()> {
+    fn changed(&mut self, out: &mut Vec<u8>, change: &Change) -> Result<()> {
+        let (start, known) = (out.len(), self.seen.len());
+        if names(change, self.detail, &mut |name| self.name(out, name))? {
+            return Ok(());
+        }
+        out.truncate(start);
+        self.seen.truncate(known);
+        self.many.clear();
         let update = change.decode()?;
         let set = update.set.iter().map(|(path, _)| path);
         let truncated = update.truncate.iter().map(|(path, _)| path);
         for path in set.chain(&update.unset).chain(truncated) {
             self.name(out, path.top().as_bytes());
+        }
+        Ok(())
+    }
+
+    /// All top-level keys.
+    fn keys(&mut self, out: &mut Vec<u8>, doc: &Doc) -> Result<()> {
+        for element in Elements::of(doc.as_bytes()) {
+            self.name(out, element?.name);
         }
         Ok(())
     }
@@ -163,16 +125,10 @@ impl FieldList {
     }
 }
 
-/// All top-level keys, each with a comma.
-fn keys(out: &mut Vec<u8>, doc: &Doc) -> Result<()> {
-    for element in Elements::of(doc.as_bytes()) {
-        write_text(out, element?.name);
-        out.push(b',');
-    }
-    Ok(())
+fn after(event: &Event) -> Result<&Doc> {
+    event.after.as_ref().ok_or_else(|| Error::data("the event does not hold its document"))
 }
 
-/// The part before the first dot.
-fn top(path: &[u8]) -> &[u8] {
-    path.split(|b| *b == b'.').next().unwrap_or(path)
-}
+#[cfg(test)]
+#[path = "fields_tests.rs"]
+mod tests;

@@ -1,17 +1,38 @@
 //! The options of the plugins.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
-use oplogue_api::{Error, Field, FieldType, Op, Period, Result};
-use serde::Deserialize;
+use oplogue_api::{Error, Field, FieldType, Op, Options, Period, Result};
+use serde::{Deserialize, de::IgnoredAny};
 
-const URL: Field =
-    Field::new("url", FieldType::String, "redis://user:password@host:6379/0, or rediss:// for TLS").required().secret();
+use crate::{changed::Detail, collections::Rules, render::Rendering};
+
+use crate::link::Link;
+
+const URL: Field = Field::new(
+    "url",
+    FieldType::String,
+    "redis://user:password@host:6379/0, rediss:// for TLS, or redis-sentinel://host:26379/0?sentinelMasterId=name",
+)
+.secret();
+const ENDPOINT: Field = Field::new(
+    "endpoint",
+    FieldType::Any,
+    "Instead of url: a table with type static, sentinel or cluster, and the addresses",
+)
+.secret();
+const USER: Field = Field::new("user", FieldType::String, "With endpoint: the ACL user on the Redis");
+const PASSWORD: Field = Field::new("password", FieldType::String, "With endpoint: the password on the Redis").secret();
+const DATABASE: Field = Field::new("database", FieldType::Integer, "With endpoint: the number of the database");
+const TLS: Field = Field::new("tls", FieldType::Bool, "With endpoint: whether the Redis speaks TLS");
 const CA_FILE: Field = Field::new(
     "ca_file",
     FieldType::String,
-    "A PEM file with the authorities to trust for rediss://, instead of the public ones",
+    "A PEM file with the authorities to trust for TLS, instead of the public ones",
 );
+const CERT_FILE: Field =
+    Field::new("cert_file", FieldType::String, "A PEM file with the client's certificate, for a TLS that demands one");
+const KEY_FILE: Field = Field::new("key_file", FieldType::String, "A PEM file with the key of cert_file");
 const METADATA_PREFIX: Field =
     Field::new("metadata_prefix", FieldType::String, "What the names of oplogue's own keys in Redis begin with")
         .default("\"oplogue::\"");
@@ -19,11 +40,23 @@ const METADATA_PREFIX: Field =
 /// The options of `redis-oplog`.
 pub const SINK: &[Field] = &[
     URL,
+    ENDPOINT,
+    USER,
+    PASSWORD,
+    DATABASE,
+    TLS,
     CA_FILE,
+    CERT_FILE,
+    KEY_FILE,
     Field::new(
         "prefix",
         FieldType::String,
         "What channel names begin with, instead of the database's name and a dot: Meteor's globalRedisPrefix",
+    ),
+    Field::new(
+        "prefixes",
+        FieldType::Any,
+        "A prefix for each of several databases: { shop = \"shop.\", crm = \"\" }; others have that of `prefix`",
     ),
     METADATA_PREFIX,
     Field::new(
@@ -61,21 +94,93 @@ pub const SINK: &[Field] = &[
         FieldType::String,
         "The Redis user of the subscribers that `resync` concerns, instead of all that subscribe to anything",
     ),
+    Field::new(
+        "fields",
+        FieldType::OneOf(&["top-level", "logged", "deep"]),
+        "How exactly `f` tells what an update changed: top-level names, the paths that are logged, or paths to the leaves",
+    )
+    .default("\"top-level\""),
+    Field::new(
+        "collections",
+        FieldType::Any,
+        "Tables with settings for some collections: match, publish, document, namespaces, channels, object_ids, skip_if_only",
+    ),
 ];
 
 /// The options of the `redis` checkpoint store.
-pub const STORE: &[Field] = &[URL, CA_FILE, METADATA_PREFIX];
+pub const STORE: &[Field] =
+    &[URL, ENDPOINT, USER, PASSWORD, DATABASE, TLS, CA_FILE, CERT_FILE, KEY_FILE, METADATA_PREFIX];
+
+/// Those options that say where the Redis is; see [`connection`].
+const CONNECTION: &[Field] = &[URL, ENDPOINT, USER, PASSWORD, DATABASE, TLS, CA_FILE, CERT_FILE, KEY_FILE];
 
 fn metadata_prefix() -> String {
     "oplogue::".to_owned()
 }
 
-/// The options of `redis-oplog`, read.
+/// The options that say where the Redis is, but for `endpoint`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connection {
+    pub url: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    pub database: Option<i64>,
+    pub tls: Option<bool>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+/// The option `endpoint`.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Endpoint {
+    /// Several Redis, of which one is the master.
+    Static { nodes: Vec<String> },
+    /// A master that Sentinel knows. User, password and TLS are those of the sentinels.
+    Sentinel {
+        name: String,
+        nodes: Vec<String>,
+        user: Option<String>,
+        password: Option<String>,
+        #[serde(default)]
+        tls: bool,
+    },
+    /// A Redis Cluster.
+    Cluster { nodes: Vec<String> },
+}
+
+/// The link that the options ask for, and the options that are not about it. No I/O.
+///
+/// # Errors
+/// Naming the option that is wrong.
+pub fn connection(options: &Options) -> Result<(Link, Options)> {
+    let is_ours = |key: &str| CONNECTION.iter().any(|f| f.name == key);
+    let part = |ours: bool| {
+        let entries = options.table().iter().filter(|(key, _)| is_ours(key) == ours && *key != ENDPOINT.name);
+        Options::new(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
+    };
+    let endpoint = options.table().get(ENDPOINT.name).cloned();
+    let endpoint = endpoint.map(|value| {
+        Endpoint::deserialize(value).map_err(|e| {
+            // A value of the wrong type would be quoted, and may be the password.
+            let told = ["missing field", "unknown field", "unknown variant"].iter().any(|t| e.message().starts_with(t));
+            let what = if told { e.message() } else { "a value is of the wrong type" };
+            oplogue_api::Error::option("endpoint", format!("`endpoint` cannot be read: {what}")).hint(
+                "write endpoint = { type = \"sentinel\", name = \"mymaster\", nodes = [\"host:26379\"] }, or type \
+                 \"static\" or \"cluster\" with nodes",
+            )
+        })
+    });
+    let link = Link::new(part(true).parse::<Connection>()?, endpoint.transpose()?)?;
+    Ok((link, part(false)))
+}
+
+/// The options of `redis-oplog`, read; without those of [`connection`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SinkOptions {
-    pub url: String,
-    pub ca_file: Option<PathBuf>,
     pub prefix: Option<String>,
     #[serde(default = "metadata_prefix")]
     pub metadata_prefix: String,
@@ -88,6 +193,49 @@ pub struct SinkOptions {
     #[serde(default)]
     pub resync: Vec<Resync>,
     pub resync_user: Option<String>,
+    #[serde(default)]
+    pub fields: Detail,
+    #[serde(rename = "prefixes")]
+    _prefixes: Option<IgnoredAny>,
+    #[serde(rename = "collections")]
+    _collections: Option<IgnoredAny>,
+    /// What of them concerns messages and channels.
+    #[serde(skip)]
+    pub rendering: Rendering,
+}
+
+impl SinkOptions {
+    /// Reads and checks the options.
+    ///
+    /// # Errors
+    /// Naming the option that is wrong.
+    pub fn new(options: &Options) -> Result<SinkOptions> {
+        let mut read: SinkOptions = options.parse()?;
+        read.rendering = Rendering {
+            prefix: read.prefix.as_ref().map(|p| p.as_bytes().to_vec()),
+            prefixes: prefixes(options)?,
+            detail: read.fields,
+            rules: Rules::new(options)?,
+        };
+        Ok(read)
+    }
+}
+
+fn prefixes(options: &Options) -> Result<HashMap<String, Vec<u8>>> {
+    let Some(value) = options.table().get("prefixes") else { return Ok(HashMap::new()) };
+    let wrong = |what: String| {
+        Error::option("prefixes", what).hint("write databases and their prefixes: prefixes = { shop = \"shop.\" }")
+    };
+    let table = value.as_table().ok_or_else(|| wrong("`prefixes` must be a table".to_owned()))?;
+    let mut prefixes = HashMap::new();
+    for (database, prefix) in table {
+        let prefix = prefix.as_str().ok_or_else(|| wrong(format!("the prefix of `{database}` must be a text")))?;
+        if database.is_empty() || database.contains('.') {
+            return Err(wrong(format!("`{database}` is no name of a database")));
+        }
+        prefixes.insert(database.clone(), prefix.as_bytes().to_vec());
+    }
+    Ok(prefixes)
 }
 
 /// The option `dedupe`.
@@ -159,12 +307,10 @@ impl SinkOptions {
     }
 }
 
-/// The options of the store, read.
+/// The options of the store, read; without those of [`connection`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreOptions {
-    pub url: String,
-    pub ca_file: Option<PathBuf>,
     #[serde(default = "metadata_prefix")]
     pub metadata_prefix: String,
 }

@@ -58,6 +58,16 @@ impl Pack {
         self.fields += 1;
         result
     }
+    /// Makes one field of all that `write` adds: an array.
+    pub fn push_list<T>(&mut self, write: impl FnOnce(&mut Pack) -> T) -> T {
+        let (start, fields) = self.mark();
+        self.buf.extend_from_slice(&[0xdd, 0, 0, 0, 0]);
+        let result = write(self);
+        let size = self.fields - fields;
+        self.buf[start + 1..start + 5].copy_from_slice(&size.to_be_bytes());
+        self.fields = fields + 1;
+        result
+    }
     /// The array as bytes.
     pub fn finish(&mut self) -> &[u8] {
         self.buf[1..HEAD].copy_from_slice(&self.fields.to_be_bytes());
@@ -80,6 +90,14 @@ mod tests {
         pack.push(&[b'x'; 40]);
         let mut expected = vec![0xdd, 0, 0, 0, 3, 0xa2, b'a', b'b', 0xdb, 0, 0, 0, 1, b'c', 0xdb, 0, 0, 0, 40];
         expected.extend([b'x'; 40]);
+        assert_eq!(pack.finish(), expected);
+        pack.push_list(|pack| {
+            pack.push(b"d");
+            pack.push(b"e");
+        });
+        pack.push(b"f");
+        expected[4] = 5;
+        expected.extend([0xdd, 0, 0, 0, 2, 0xa1, b'd', 0xa1, b'e', 0xa1, b'f']);
         assert_eq!(pack.finish(), expected);
         pack.clear(0);
         assert_eq!(pack.finish(), [0xdd, 0, 0, 0, 0]);

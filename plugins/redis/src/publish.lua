@@ -1,7 +1,7 @@
 -- Publishes a batch, marks what was sent and moves the position, as one step.
 -- KEYS[1]  the route's hash
--- ARGV[1]  MessagePack array, four texts an event: id, collection channel ('' = that of the event before), channel of the
---          document, message ('' = the position was lost here)
+-- ARGV[1]  MessagePack array, four fields an event: id, collection channel ('' = that of the event before), channel of the
+--          document (or an array of it and further channels), message ('' = the position was lost here)
 -- ARGV[2]  '1': leave out what is not later than the watermark
 -- ARGV[3]  resume token to store with the last event, ARGV[4] its cluster time ('' = none)
 -- ARGV[5]  the watermark that this instance knows to have been stored ('' = none)
@@ -38,9 +38,18 @@ for i = 1, #batch, 4 do
   elseif id > old or not dedupe then
     local to = channel
     local reply = redis.pcall('PUBLISH', to, message)
-    if type(reply) == 'number' then
-      to = batch[i + 2]
-      reply = redis.pcall('PUBLISH', to, message)
+    local more = batch[i + 2]
+    if type(more) == 'string' then
+      if type(reply) == 'number' then
+        to = more
+        reply = redis.pcall('PUBLISH', to, message)
+      end
+    else
+      for n = 1, #more do
+        if type(reply) ~= 'number' then break end
+        to = more[n]
+        reply = redis.pcall('PUBLISH', to, message)
+      end
     end
     if type(reply) ~= 'number' then
       failure = refusal(reply, 'PUBLISH', to, message)

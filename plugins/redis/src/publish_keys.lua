@@ -1,7 +1,7 @@
 -- Publishes a batch, claims a key for each event and moves the position, as one step; keys and values are those of oplogtoredis.
 -- KEYS[1]  the first of the resume keys, `<prefix>lastProcessedEntry.0`
--- ARGV[1]  MessagePack array, four texts an event: `<entry>::<index>`, collection channel ('' = that of the event before), channel
---          of the document, message
+-- ARGV[1]  MessagePack array, four fields an event: `<entry>::<index>`, collection channel ('' = that of the event before), channel
+--          of the document or an array of it and further ones, message
 -- ARGV[2]  how long a claim lasts, in seconds
 -- ARGV[3]  what the names of the keys begin with
 -- ARGV[4]  the entry that is reached with the last event ('' = none), ARGV[5] how many resume keys there are
@@ -40,8 +40,11 @@ for i = 1, #batch, 4 do
   else
     local to, message = channel, batch[i + 3]
     local reply = redis.pcall('PUBLISH', to, message)
-    if type(reply) == 'number' then
-      to = batch[i + 2]
+    local more = batch[i + 2]
+    if type(more) == 'string' then more = {more} end
+    for n = 1, #more do
+      if type(reply) ~= 'number' then break end
+      to = more[n]
       reply = redis.pcall('PUBLISH', to, message)
     end
     if type(reply) ~= 'number' then

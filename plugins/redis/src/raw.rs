@@ -11,11 +11,16 @@ pub mod kind {
     pub const STRING: u8 = 0x02;
     pub const DOCUMENT: u8 = 0x03;
     pub const ARRAY: u8 = 0x04;
+    pub const BINARY: u8 = 0x05;
+    pub const UNDEFINED: u8 = 0x06;
     pub const OBJECT_ID: u8 = 0x07;
     pub const BOOL: u8 = 0x08;
+    pub const DATE: u8 = 0x09;
     pub const NULL: u8 = 0x0a;
+    pub const REGEX: u8 = 0x0b;
     pub const INT32: u8 = 0x10;
     pub const INT64: u8 = 0x12;
+    pub const DECIMAL: u8 = 0x13;
 }
 
 /// One element of a document.
@@ -85,20 +90,20 @@ fn length(bytes: &[u8]) -> Option<usize> {
 fn value_size(kind: u8, rest: &[u8]) -> Option<usize> {
     let text = |bytes: &[u8]| length(bytes).filter(|n| *n >= 1)?.checked_add(4);
     Some(match kind {
-        kind::DOUBLE | 0x09 | 0x11 | kind::INT64 => 8,
+        kind::DOUBLE | kind::DATE | 0x11 | kind::INT64 => 8,
         kind::STRING | 0x0d | 0x0e => text(rest)?,
         kind::DOCUMENT | kind::ARRAY | 0x0f => length(rest).filter(|n| *n >= 5)?,
-        0x05 => length(rest)?.checked_add(5)?,
-        0x06 | kind::NULL | 0x7f | 0xff => 0,
+        kind::BINARY => length(rest)?.checked_add(5)?,
+        kind::UNDEFINED | kind::NULL | 0x7f | 0xff => 0,
         kind::OBJECT_ID => 12,
         kind::BOOL => 1,
-        0x0b => {
+        kind::REGEX => {
             let pattern = rest.iter().position(|b| *b == 0)? + 1;
             pattern + rest.get(pattern..)?.iter().position(|b| *b == 0)? + 1
         }
         0x0c => text(rest)?.checked_add(12)?,
         kind::INT32 => 4,
-        0x13 => 16,
+        kind::DECIMAL => 16,
         _ => return None,
     })
 }

@@ -4,17 +4,21 @@
 //! drops or misdirects (numbers, booleans, null, texts that need an escape) go where Meteor's `MongoID.idStringify`
 //! listens for them.
 
-use std::io::Write as _;
+use std::{collections::HashMap, io::Write as _};
 
-use oplogue_api::{Error, Event, EventId, Op, Result};
+use oplogue_api::{Doc, Error, Event, EventId, Op, Result};
 
 use crate::{
+    changed::Detail,
+    collections::{Document, Rule, Rules},
+    ejson,
     fields::FieldList,
-    json::{write_hex, write_text},
+    id::{write_id, write_suffix},
     keyed::entry_number,
-    number::write_number,
+    notices::{Notice, Notices},
     pack::Pack,
-    raw::{Element, find, kind},
+    raw::{Element, find},
+    template::Channels,
 };
 
 /// What became of an event.
@@ -31,6 +35,21 @@ pub enum Rendered {
     Barrier,
     /// Meteor has no channel and no text for an id of this type, so no subscriber can exist.
     NoChannel,
+    /// The settings of its collection leave it out.
+    LeftOut,
+}
+
+/// What the options say about messages and channels.
+#[derive(Default)]
+pub struct Rendering {
+    /// What channels begin with; `None`: the name of the event's database and a dot.
+    pub prefix: Option<Vec<u8>>,
+    /// The same for some databases.
+    pub prefixes: HashMap<String, Vec<u8>>,
+    /// How exactly `f` tells what an update changed.
+    pub detail: Detail,
+    /// The tables of `collections`.
+    pub rules: Rules,
 }
 
 /// What a pack calls its events.
@@ -43,27 +62,29 @@ pub enum Ids {
 }
 
 /// Renders events into a [`Pack`], four fields each: id, collection channel (empty: that of the event before), channel of
-/// the document, message. A gap has an id and three empty fields.
+/// the document (or an array of it and further channels), message. A gap has an id and three empty fields.
 pub struct Renderer {
     ids: Ids,
     prefix: Option<Vec<u8>>,
+    prefixes: HashMap<String, Vec<u8>>,
+    rules: Rules,
     fields: FieldList,
     /// The collection channel of the last message, valid within one pack.
     channel: Vec<u8>,
+    /// The further channels of an event.
+    further: Channels,
+    notices: Notices,
 }
 
 /// How many fields of the pack an event takes.
 pub const FIELDS_PER_EVENT: usize = 4;
 
 impl Renderer {
-    /// With the channel prefix; `None`: the name of the event's database and a dot.
-    pub fn new(ids: Ids, prefix: Option<&str>) -> Renderer {
-        Renderer {
-            ids,
-            prefix: prefix.map(|p| p.as_bytes().to_vec()),
-            fields: FieldList::default(),
-            channel: Vec::new(),
-        }
+    /// As the options say.
+    pub fn new(ids: Ids, Rendering { prefix, prefixes, detail, rules }: Rendering) -> Renderer {
+        let fields = FieldList::new(detail);
+        let (channel, further, notices) = Default::default();
+        Renderer { ids, prefix, prefixes, rules, fields, channel, further, notices }
     }
 
     /// To be called before the first event of a pack.
@@ -71,11 +92,12 @@ impl Renderer {
         self.channel.clear();
     }
 
-    /// Adds the event to the pack.
+    /// Adds one message to the pack: of `event`, and of `earlier` events of the same document if there are any.
     ///
     /// # Errors
-    /// `Data` when it has no id or does not say what it changed; the pack is as before then.
-    pub fn render(&mut self, pack: &mut Pack, event: &Event) -> Result<Rendered> {
+    /// `Data` when an event has no id, does not say what it changed, or holds a document that cannot be sent as it is asked for; the
+    /// pack is as before then.
+    pub fn render(&mut self, pack: &mut Pack, earlier: &[&Event], event: &Event) -> Result<Rendered> {
         if event.op == Op::Gap {
             // Claims of single events say nothing about later ones.
             if self.ids == Ids::Position {
@@ -92,16 +114,41 @@ impl Renderer {
         let key = event.key.as_ref().ok_or_else(|| Error::data("the event has no document key"))?;
         let id = find(key.as_bytes(), "_id")?.ok_or_else(|| Error::data("the document key has no _id"))?;
         let mark = pack.mark();
-        let rendered = self.message(pack, event, &id);
+        let rendered = self.message(pack, earlier, event, &id);
         if !matches!(rendered, Ok(Rendered::Message)) {
             pack.rewind(mark);
+            // The channel of the pack's last event is not known any more.
+            self.channel.clear();
         }
         rendered
     }
 
+    /// Whether the settings of its collection leave an event out.
+    ///
+    /// # Errors
+    /// `Data` when its description is damaged.
+    pub fn leaves_out(&mut self, event: &Event) -> Result<bool> {
+        let Some(rule) = self.rules.of(&event.ns) else { return Ok(false) };
+        if !rule.publish || (event.op == Op::Update && rule.skips(event)?) {
+            return Ok(true);
+        }
+        // Without the document there is nothing to send, not even the id: a subscriber would take it for the document. If it is
+        // gone meanwhile, a deletion follows.
+        let no_document = rule.document == Document::Full && event.op == Op::Update && event.after.is_none();
+        if no_document {
+            self.notices.once(&event.ns, Notice::DocumentMissing);
+        }
+        Ok(no_document)
+    }
+
     /// The four fields, without taking anything back when it fails.
-    fn message(&mut self, pack: &mut Pack, event: &Event, id: &Element<'_>) -> Result<Rendered> {
-        match self.ids {
+    fn message(&mut self, pack: &mut Pack, earlier: &[&Event], event: &Event, id: &Element<'_>) -> Result<Rendered> {
+        if self.leaves_out(event)? {
+            return Ok(Rendered::LeftOut);
+        }
+        let Renderer { ids, prefix, prefixes, rules, fields, channel, further, notices } = self;
+        let rule = rules.of(&event.ns);
+        match ids {
             Ids::Position => pack.push(&event_id(event)),
             Ids::Entry => pack.push_with(|out| {
                 let EventId { time, index } = event.entry_id();
@@ -110,48 +157,123 @@ impl Renderer {
             }),
         }
         let ns = &event.ns;
-        let (front, back): (&[u8], &[u8]) = match &self.prefix {
+        let database_prefix = if prefixes.is_empty() { None } else { prefixes.get(ns.db()) };
+        let (front, back): (&[u8], &[u8]) = match database_prefix.or(prefix.as_ref()) {
             None => (ns.as_str().as_bytes(), b""),
             Some(prefix) => (prefix, ns.coll().as_bytes()),
         };
-        let same = self.channel.len() == front.len() + back.len()
-            && self.channel.starts_with(front)
-            && self.channel.ends_with(back);
-        if same && !self.channel.is_empty() {
+        let same = channel.len() == front.len() + back.len() && channel.starts_with(front) && channel.ends_with(back);
+        if same && !channel.is_empty() {
             pack.push(b"");
         } else {
-            self.channel.clear();
-            self.channel.extend_from_slice(front);
-            self.channel.extend_from_slice(back);
-            pack.push(&self.channel);
+            channel.clear();
+            channel.extend_from_slice(front);
+            channel.extend_from_slice(back);
+            pack.push(channel);
         }
-        let has_channel = pack.push_with(|out| {
-            out.extend_from_slice(&self.channel);
+        let own_channel = |out: &mut Vec<u8>| {
+            out.extend_from_slice(channel);
             out.extend_from_slice(b"::");
             write_suffix(out, id)
-        });
+        };
+        let has_channel = match rule.filter(|rule| rule.has_templates()) {
+            None => pack.push_with(own_channel),
+            Some(rule) => {
+                let mut own = Vec::new();
+                let has_channel = own_channel(&mut own);
+                further.clear();
+                further.leave_out(channel);
+                further.leave_out(&own);
+                let front = &channel[..channel.len() - ns.coll().len()];
+                templates(further, notices, rule, front, earlier, event)?;
+                if further.list().is_empty() {
+                    pack.push(&own);
+                } else {
+                    pack.push_list(|list| {
+                        list.push(&own);
+                        further.list().iter().for_each(|channel| list.push(channel));
+                    });
+                }
+                has_channel
+            }
+        };
         if !has_channel {
-            self.channel.clear();
+            notices.once(&event.ns, Notice::IdWithoutChannel);
             return Ok(Rendered::NoChannel);
         }
-        let written = pack.push_with(|out| {
+        let whole = rule.and_then(|rule| document(rule, earlier, event));
+        pack.push_with(|out| {
             out.extend_from_slice(match event.op {
-                Op::Insert => b"{\"e\":\"i\",\"d\":{\"_id\":",
-                Op::Delete => b"{\"e\":\"r\",\"d\":{\"_id\":",
-                _ => b"{\"e\":\"u\",\"d\":{\"_id\":",
+                // A subscriber that has the document already passes over an insert, and so over what was changed since.
+                Op::Insert if earlier.is_empty() => b"{\"e\":\"i\",\"d\":",
+                Op::Delete => b"{\"e\":\"r\",\"d\":",
+                _ => b"{\"e\":\"u\",\"d\":",
             });
-            write_id(out, id);
-            out.extend_from_slice(b"},\"f\":");
-            self.fields.write(out, event)?;
+            match whole {
+                None => {
+                    out.extend_from_slice(b"{\"_id\":");
+                    write_id(out, id);
+                    out.push(b'}');
+                }
+                Some(document) => ejson::write_document(out, document.as_bytes())?,
+            }
+            out.extend_from_slice(b",\"f\":");
+            fields.write(out, earlier, event)?;
             out.push(b'}');
-            Ok(())
-        });
-        if written.is_err() {
-            // The channel of the pack's last event is not known any more.
-            self.channel.clear();
-        }
-        written.map(|()| Rendered::Message)
+            Ok(Rendered::Message)
+        })
     }
+}
+
+/// The document that a message holds, if it is not just the id.
+fn document<'a>(rule: &Rule, earlier: &[&'a Event], event: &'a Event) -> Option<&'a Doc> {
+    match rule.document {
+        Document::Id => None,
+        Document::Full if event.op == Op::Delete => None,
+        Document::Full => event.after.as_ref(),
+        Document::Previous => {
+            let first = earlier.first().copied().unwrap_or(event);
+            first.before.as_ref().filter(|_| first.op != Op::Insert)
+        }
+    }
+}
+
+/// The channels that the templates of a collection make of the documents before and after each event: who listens where a
+/// document was must hear that it has gone.
+fn templates(
+    further: &mut Channels,
+    notices: &mut Notices,
+    rule: &Rule,
+    prefix: &[u8],
+    earlier: &[&Event],
+    event: &Event,
+) -> Result<()> {
+    let events = || earlier.iter().copied().chain([event]);
+    let ns = &event.ns;
+    for event in events().filter(|event| rule.needs_images() && event.op != Op::Insert) {
+        let moves = event.op != Op::Update || rule.may_move(event)?;
+        // What did not change is the same in both.
+        if event.op == Op::Update && event.after.is_none() && (moves || event.before.is_none()) {
+            notices.once(ns, Notice::ImageMissing);
+        }
+        if event.before.is_none() && moves {
+            notices.once(ns, Notice::PreImageMissing);
+        }
+    }
+    let after_namespace: [&[u8]; 2] = [b"::", ns.coll().as_bytes()];
+    let all = rule.namespaces.iter().map(|template| (template, &after_namespace[..]));
+    for (template, back) in all.chain(rule.channels.iter().map(|template| (template, &[][..]))) {
+        if template.is_constant() {
+            template.channels(&[], rule.object_ids, (prefix, back), further)?;
+            continue;
+        }
+        for image in events().flat_map(|event| event.before.iter().chain(&event.after)) {
+            if !template.channels(image.as_bytes(), rule.object_ids, (prefix, back), further)? {
+                notices.once(ns, Notice::FieldWithoutText);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Digits of an event id, and of the time in it.
@@ -187,65 +309,6 @@ fn digits(out: &mut [u8], mut n: u32) {
     for place in out.iter_mut().rev() {
         *place = b'0' + (n % 10) as u8;
         n /= 10;
-    }
-}
-
-/// The number that an id is, as JavaScript's driver gives it to Meteor.
-fn number(id: &Element<'_>) -> Option<f64> {
-    match id.kind {
-        kind::DOUBLE => id.value.try_into().ok().map(f64::from_le_bytes),
-        kind::INT32 => id.value.try_into().ok().map(|v| f64::from(i32::from_le_bytes(v))),
-        kind::INT64 => id.value.try_into().ok().map(|v| i64::from_le_bytes(v) as f64),
-        _ => None,
-    }
-}
-
-/// Appends what `MongoID.idStringify` makes of the id; `false` for a type that it refuses.
-fn write_suffix(out: &mut Vec<u8>, id: &Element<'_>) -> bool {
-    match id.kind {
-        kind::STRING => {
-            let text = id.text().unwrap_or_default();
-            let like_object_id = text.len() == 24 && text.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-            if like_object_id || matches!(text.first(), Some(b'-' | b'~' | b'{')) {
-                out.push(b'-');
-            }
-            out.extend_from_slice(text);
-        }
-        kind::OBJECT_ID => write_hex(out, id.value),
-        kind::BOOL => out.extend_from_slice(if id.value == [0] { b"~false" } else { b"~true" }),
-        kind::NULL => out.extend_from_slice(b"~null"),
-        _ => match number(id) {
-            Some(d) if d.is_finite() => {
-                out.push(b'~');
-                write_number(out, d);
-            }
-            // JSON.stringify(NaN)
-            Some(_) => out.extend_from_slice(b"~null"),
-            None => return false,
-        },
-    }
-    true
-}
-
-/// Appends the id as EJSON, for the types that [`write_suffix`] knows.
-fn write_id(out: &mut Vec<u8>, id: &Element<'_>) {
-    match id.kind {
-        kind::STRING => write_text(out, id.text().unwrap_or_default()),
-        kind::OBJECT_ID => {
-            out.extend_from_slice(b"{\"$type\":\"oid\",\"$value\":\"");
-            write_hex(out, id.value);
-            out.extend_from_slice(b"\"}");
-        }
-        kind::BOOL => out.extend_from_slice(if id.value == [0] { b"false" } else { b"true" }),
-        _ => match number(id) {
-            Some(d) if d.is_finite() => write_number(out, d),
-            Some(d) => out.extend_from_slice(match d {
-                f64::INFINITY => b"{\"$InfNaN\":1}",
-                f64::NEG_INFINITY => b"{\"$InfNaN\":-1}",
-                _ => b"{\"$InfNaN\":0}",
-            }),
-            None => out.extend_from_slice(b"null"),
-        },
     }
 }
 

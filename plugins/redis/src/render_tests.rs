@@ -3,6 +3,10 @@ use super::*;
 use bson::{Binary, Bson, DateTime, Decimal128, RawDocumentBuf, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
 use oplogue_api::{Change, Doc, ErrorKind, Namespace};
 
+fn renderer(prefix: Option<&str>) -> Renderer {
+    Renderer::new(Ids::Position, Rendering { prefix: prefix.map(|p| p.as_bytes().to_vec()), ..Rendering::default() })
+}
+
 fn raw(d: bson::Document) -> Doc {
     RawDocumentBuf::try_from(&d).unwrap().into()
 }
@@ -47,7 +51,7 @@ fn unpack(pack: &mut Pack) -> Vec<Vec<u8>> {
 /// Collection channel, document channel and message.
 fn message(prefix: Option<&str>, event: &Event) -> (String, String, String) {
     let mut pack = Pack::new();
-    assert_eq!(Renderer::new(Ids::Position, prefix).render(&mut pack, event).unwrap(), Rendered::Message);
+    assert_eq!(renderer(prefix).render(&mut pack, &[], event).unwrap(), Rendered::Message);
     let mut fields = unpack(&mut pack).into_iter().map(|f| String::from_utf8(f).unwrap());
     assert_eq!(fields.next().unwrap(), "170000000000000000070000000003");
     (fields.next().unwrap(), fields.next().unwrap(), fields.next().unwrap())
@@ -146,11 +150,14 @@ fn ids_that_no_subscriber_can_have_are_reported() {
     ];
     for id in ids {
         let mut pack = Pack::new();
-        let mut renderer = Renderer::new(Ids::Position, None);
-        assert_eq!(renderer.render(&mut pack, &insert("app.tasks", doc! {"_id": id})).unwrap(), Rendered::NoChannel);
+        let mut renderer = renderer(None);
+        assert_eq!(
+            renderer.render(&mut pack, &[], &insert("app.tasks", doc! {"_id": id})).unwrap(),
+            Rendered::NoChannel
+        );
         assert!(unpack(&mut pack).is_empty());
         // The next event says its channel again.
-        renderer.render(&mut pack, &insert("app.tasks", doc! {"_id": 1})).unwrap();
+        renderer.render(&mut pack, &[], &insert("app.tasks", doc! {"_id": 1})).unwrap();
         assert_eq!(unpack(&mut pack)[1], b"app.tasks");
     }
 }
@@ -167,9 +174,9 @@ fn the_prefix_stands_for_the_database() {
 #[test]
 fn a_channel_is_said_once_in_a_row() {
     let mut pack = Pack::new();
-    let mut renderer = Renderer::new(Ids::Position, Some("x."));
+    let mut renderer = renderer(Some("x."));
     for ns in ["a.b", "a.b", "a.c", "z.c", "a.b"] {
-        renderer.render(&mut pack, &event(Op::Delete, ns, 1)).unwrap();
+        renderer.render(&mut pack, &[], &event(Op::Delete, ns, 1)).unwrap();
     }
     let channels: Vec<_> = unpack(&mut pack).into_iter().skip(1).step_by(4).collect();
     assert_eq!(channels, [&b"x.b"[..], b"", b"x.c", b"", b"x.b"]);
@@ -209,7 +216,7 @@ fn fields_of_updates() {
     for (change, fields) in table {
         let event = update("t", change);
         let mut pack = Pack::new();
-        match Renderer::new(Ids::Position, None).render(&mut pack, &event) {
+        match renderer(None).render(&mut pack, &[], &event) {
             Ok(Rendered::Message) => {
                 assert_eq!(payload(&event), format!(r#"{{"e":"u","d":{{"_id":"t"}},"f":[{fields}]}}"#));
             }
@@ -238,7 +245,7 @@ fn what_cannot_be_said_is_a_data_error_and_leaves_the_pack_alone() {
         Event { after: Some(damaged), ..event(Op::Insert, "app.tasks", 1) },
     ] {
         let mut pack = Pack::new();
-        let error = Renderer::new(Ids::Position, None).render(&mut pack, &event).unwrap_err();
+        let error = renderer(None).render(&mut pack, &[], &event).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         assert!(unpack(&mut pack).is_empty());
     }
@@ -249,12 +256,12 @@ fn barriers_have_no_message_and_a_gap_lowers_the_watermark() {
     for op in Op::ALL.iter().copied().filter(|op| op.is_barrier() && *op != Op::Gap) {
         let mut pack = Pack::new();
         let barrier = Event { key: None, ..event(op, "app.tasks", 1) };
-        assert_eq!(Renderer::new(Ids::Position, None).render(&mut pack, &barrier).unwrap(), Rendered::Barrier);
+        assert_eq!(renderer(None).render(&mut pack, &[], &barrier).unwrap(), Rendered::Barrier);
         assert!(unpack(&mut pack).is_empty());
     }
     let mut pack = Pack::new();
     assert_eq!(
-        Renderer::new(Ids::Position, None).render(&mut pack, &event(Op::Gap, "", 1)).unwrap(),
+        renderer(None).render(&mut pack, &[], &event(Op::Gap, "", 1)).unwrap(),
         Rendered::Gap { is_packed: true }
     );
     assert_eq!(unpack(&mut pack), [&b"17000000000000000007"[..], b"", b"", b""]);
@@ -273,4 +280,44 @@ fn the_order_of_event_ids_is_that_of_their_digits() {
     assert_eq!(parse_time(&time_digits(all[4].0.time)), Some(all[4].0.time));
     assert_eq!(parse_time(b"1"), None);
     assert_eq!(parse_time(b"0000000001-000000001"), None);
+}
+
+/// A renderer with tables of `collections`.
+fn with_tables(text: &str) -> Renderer {
+    let rules = Rules::new(&oplogue_api::Options::new(toml::from_str(text).unwrap())).unwrap();
+    Renderer::new(Ids::Position, Rendering { rules, ..Rendering::default() })
+}
+
+#[test]
+fn an_image_that_a_template_needs_is_asked_for_once_a_collection() {
+    let doc_a = || Some(raw(doc! {"_id": 1, "a": 1}));
+    let changed = |name: &str| update(1, v2(doc! {"u": {name: 1}}));
+    let table: Vec<(Event, &[Notice])> = vec![
+        (insert("app.tasks", doc! {"_id": 1, "a": 1}), &[]),
+        (Event { after: doc_a(), ..changed("x") }, &[]),
+        (Event { before: doc_a(), ..changed("x") }, &[]),
+        (Event { before: doc_a(), after: doc_a(), ..changed("a") }, &[]),
+        (Event { after: doc_a(), ..changed("a") }, &[Notice::PreImageMissing]),
+        (Event { before: doc_a(), ..changed("a") }, &[Notice::ImageMissing]),
+        (changed("x"), &[Notice::ImageMissing]),
+        (Event { before: doc_a(), ..event(Op::Delete, "app.tasks", 1) }, &[]),
+        (event(Op::Delete, "app.tasks", 1), &[Notice::PreImageMissing]),
+        (Event { after: doc_a(), ..event(Op::Replace, "app.tasks", 1) }, &[Notice::PreImageMissing]),
+        (insert("app.tasks", doc! {"_id": 1, "a": DateTime::from_millis(1)}), &[Notice::FieldWithoutText]),
+    ];
+    for (event, notices) in table {
+        let mut renderer = with_tables("collections = [{ match = 'app.*', namespaces = ['{a}'] }]");
+        let mut pack = Pack::new();
+        assert_eq!(renderer.render(&mut pack, &[], &event).unwrap(), Rendered::Message);
+        for notice in [Notice::DocumentMissing, Notice::ImageMissing, Notice::PreImageMissing, Notice::FieldWithoutText]
+        {
+            assert_eq!(renderer.notices.has("app.tasks", notice), notices.contains(&notice), "{notice:?}: {event:?}");
+        }
+    }
+    let mut renderer = with_tables("collections = [{ match = 'app.*', document = 'full' }]");
+    let mut pack = Pack::new();
+    assert_eq!(renderer.render(&mut pack, &[], &changed("x")).unwrap(), Rendered::LeftOut);
+    assert!(renderer.notices.has("app.tasks", Notice::DocumentMissing) && unpack(&mut pack).is_empty());
+    renderer.render(&mut pack, &[], &insert("app.tasks", doc! {"_id": 1})).unwrap();
+    assert_eq!(unpack(&mut pack)[1], b"app.tasks");
 }

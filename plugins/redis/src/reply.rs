@@ -15,8 +15,16 @@ pub fn code_of(text: &str) -> &str {
 pub fn from_code(code: &str) -> Error {
     use ErrorKind::{Operator, PositionLost, Transient};
     let (kind, what, hint) = match code {
-        "NOAUTH" => (Operator, "Redis asks for a password", "put it into the URL: redis://user:password@host:port/db"),
-        "WRONGPASS" => (Operator, "Redis refuses the user name or password", "correct them in the URL"),
+        "NOAUTH" => (
+            Operator,
+            "Redis asks for a password",
+            "put it into the URL, redis://user:password@host:port/db, or into `password`",
+        ),
+        "WRONGPASS" => (
+            Operator,
+            "Redis refuses the user name or password",
+            "correct them in the URL, or in `user` and `password`",
+        ),
         "NOPERM" => (
             Operator,
             "the Redis user may not do this",
@@ -26,7 +34,7 @@ pub fn from_code(code: &str) -> Error {
         "READONLY" => (
             Transient,
             "this Redis is a replica and takes no writes",
-            "if it lasts, put the address of the master into the URL",
+            "if it lasts, give the address of the master, or follow it: endpoint = { type = \"sentinel\", … }",
         ),
         "LOADING" => (Transient, "Redis is loading its data", "wait until it is done"),
         "MASTERDOWN" => (Transient, "this Redis is a replica that has lost its master", "look after the master"),
@@ -52,10 +60,15 @@ pub fn from_code(code: &str) -> Error {
         ),
         "TRYAGAIN" | "CLUSTERDOWN" => (Transient, "the Redis Cluster is not ready", "wait, or look after the cluster"),
         "NOSCRIPT" => (Transient, "Redis forgot a script just after it was loaded", "it will be loaded again"),
-        "MOVED" | "ASK" | "CROSSSLOT" => (
+        "MOVED" | "ASK" => (
+            Transient,
+            "this node of the Redis Cluster does not keep the route's key",
+            "the cluster is being changed: the node that keeps it is looked for",
+        ),
+        "CROSSSLOT" => (
             Operator,
-            "this Redis is a member of a Redis Cluster and does not keep the route's key",
-            "Redis Cluster is not supported: give the URL of a Redis without cluster mode",
+            "keys of several slots of a Redis Cluster cannot be written in one step",
+            "dedupe = \"watermark\" needs one key only",
         ),
         "WRONGTYPE" => (
             Operator,
@@ -103,7 +116,13 @@ pub fn from_redis(e: &RedisError, place: &str) -> Error {
     } else {
         format!("the call to Redis failed ({})", e.category())
     };
-    Error::transient(what).at(place).hint("check that Redis runs there and that the URL is right; retrying")
+    // Only the hint goes by the text, which is that of the TLS library.
+    let hint = if what.contains("alert: CertificateRequired") || what.contains("alert: HandshakeFailure") {
+        "Redis may demand a certificate of its clients: set cert_file and key_file"
+    } else {
+        "check that Redis runs there and that the URL is right; retrying"
+    };
+    Error::transient(what).at(place).hint(hint)
 }
 
 #[cfg(test)]
@@ -122,9 +141,9 @@ mod tests {
     #[test]
     fn every_code_has_its_kind_and_a_remedy() {
         for (codes, kind) in [
-            ("NOAUTH WRONGPASS NOPERM MOVED ASK CROSSSLOT WRONGTYPE OPLOGUEFORMAT OPLOGUEGONE", ErrorKind::Operator),
+            ("NOAUTH WRONGPASS NOPERM CROSSSLOT WRONGTYPE OPLOGUEFORMAT OPLOGUEGONE", ErrorKind::Operator),
             (
-                "READONLY LOADING MASTERDOWN NOREPLICAS OOM MISCONF BUSY TRYAGAIN CLUSTERDOWN NOSCRIPT ERR UNHEARDOF",
+                "MOVED ASK READONLY LOADING MASTERDOWN NOREPLICAS OOM MISCONF BUSY TRYAGAIN CLUSTERDOWN NOSCRIPT ERR UNHEARDOF",
                 ErrorKind::Transient,
             ),
             ("OPLOGUEBEHIND", ErrorKind::PositionLost),

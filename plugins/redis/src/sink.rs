@@ -1,10 +1,10 @@
 //! The `redis-oplog` sink.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use oplogue_api::{
-    CheckpointStore, Context, Error, ErrorKind, Event, Failed, Finding, Namespace, Ordering, Position, Result, Sink,
-    Written, async_trait,
+    CheckpointStore, Context, Error, ErrorKind, Event, Failed, Finding, Ordering, Position, Result, Sink, Written,
+    async_trait,
 };
 use redis::Value;
 use tokio::sync::Mutex;
@@ -16,7 +16,7 @@ use crate::{
     marks::{Marks, Part},
     options::{Dedupe, OnRefused, Resync, SinkOptions},
     pack::Pack,
-    render::{Rendered, Renderer},
+    render::{Ids, Rendered, Renderer},
     store::{Keeping, RedisStore, strange_reply},
     watermark::Watermark,
 };
@@ -25,8 +25,6 @@ use crate::{
 const MOST_EVENTS: usize = 1024;
 /// See [`MOST_EVENTS`].
 const MOST_BYTES: usize = 1 << 20;
-/// More namespaces than this are not remembered as logged.
-const MOST_LOGGED: usize = 10_000;
 
 /// Publishes events for Meteor's redis-oplog; see `docs/redis-oplog.md`.
 ///
@@ -52,7 +50,6 @@ struct Work {
     has_gap: bool,
     /// Places of events without a message.
     ignored: Vec<usize>,
-    logged: HashSet<Namespace>,
 }
 
 /// Why a pack ends before the events do.
@@ -70,13 +67,12 @@ impl RedisOplog {
     ///
     /// # Errors
     /// Naming the option that is wrong.
-    pub fn new(context: &Context, options: SinkOptions) -> Result<RedisOplog> {
+    pub fn new(context: &Context, link: Arc<Link>, options: SinkOptions) -> Result<RedisOplog> {
         let (ttl, ordinals) = options.keys()?;
         if options.resync_user.is_some() && options.resync.is_empty() {
             return Err(Error::option("resync_user", "`resync_user` has a meaning with `resync` only")
                 .hint("add resync = [\"gap\", \"drop\", \"rename\"], or remove it"));
         }
-        let link = Arc::new(Link::new(&options.url, options.ca_file.as_deref())?);
         let marks: Box<dyn Marks> = match options.dedupe {
             Dedupe::Keys => Box::new(Keyed::new(Arc::clone(&link), &options.metadata_prefix, ttl, ordinals)),
             Dedupe::Watermark | Dedupe::Off => {
@@ -90,7 +86,7 @@ impl RedisOplog {
             on_refused: options.on_refused,
             resync: options.resync,
             resync_user: options.resync_user,
-            work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.prefix.as_deref()))),
+            work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.rendering))),
             prefix: options.prefix,
             marks,
         })
@@ -113,6 +109,28 @@ impl RedisOplog {
         Ok(())
     }
 
+    /// Whether what the options ask for can be had of the Redis that the link has found.
+    fn fits(&self) -> Result<()> {
+        if !self.link.is_cluster() {
+            return Ok(());
+        }
+        let refused =
+            |what: &str, hint: &str| Err(Error::operator(format!("{}: {what}", self.link.place())).hint(hint));
+        if self.marks.ids() == Ids::Entry {
+            return refused(
+                "dedupe = \"keys\" cannot be had of a Redis Cluster: its keys lie on several nodes, and no script sees them all",
+                "use dedupe = \"watermark\"; oplogtoredis cannot publish to a cluster either",
+            );
+        }
+        if !self.resync.is_empty() {
+            return refused(
+                "`resync` cannot be had of a Redis Cluster: it would reach the subscribers of one node only",
+                "remove `resync`",
+            );
+        }
+        Ok(())
+    }
+
     /// What a refused message means for the route.
     fn refused(&self, error: Error) -> Error {
         match (error.kind(), self.on_refused) {
@@ -125,14 +143,7 @@ impl RedisOplog {
 
 impl Work {
     fn new(renderer: Renderer) -> Work {
-        Work {
-            renderer,
-            pack: Pack::new(),
-            packed: Vec::new(),
-            has_gap: false,
-            ignored: Vec::new(),
-            logged: HashSet::new(),
-        }
+        Work { renderer, pack: Pack::new(), packed: Vec::new(), has_gap: false, ignored: Vec::new() }
     }
 
     /// Renders events from `next` on until the pack is full, and moves `next` behind them. `passed`: the subscribers have been
@@ -153,7 +164,7 @@ impl Work {
             if concerns.is_some_and(|word| resync.contains(&word)) && !std::mem::take(&mut passed) {
                 return Some(Cut::Resync);
             }
-            match self.renderer.render(&mut self.pack, event) {
+            match self.renderer.render(&mut self.pack, &[], event) {
                 Ok(Rendered::Message) => self.packed.push(*next),
                 Ok(Rendered::Gap { is_packed }) => {
                     self.has_gap = true;
@@ -168,21 +179,12 @@ impl Work {
                     }
                     self.ignored.push(*next);
                 }
-                Ok(Rendered::NoChannel) => {
-                    self.log_once(&event.ns);
-                    self.ignored.push(*next);
-                }
+                Ok(Rendered::LeftOut | Rendered::NoChannel) => self.ignored.push(*next),
                 Err(e) => return Some(Cut::Bad(e.at(format_args!("{} of {}", event.op.name(), event.ns)))),
             }
             *next += 1;
         }
         None
-    }
-
-    fn log_once(&mut self, ns: &Namespace) {
-        if self.logged.len() < MOST_LOGGED && self.logged.insert(ns.clone()) {
-            tracing::warn!(%ns, "documents whose _id is of a type that Meteor has no channel for are not published");
-        }
     }
 }
 
@@ -212,8 +214,10 @@ impl Sink for RedisOplog {
 
     async fn open(&self) -> Result<()> {
         self.link.disconnect().await;
-        check::role(&self.link).await?;
-        // An empty batch proves the rest: script, key, and the right to write.
+        // Whoever may not ask this has a connection all the same. What it leads to is known then.
+        let _ = self.link.call(&redis::cmd("PING")).await?;
+        self.fits()?;
+        // The link asks for the role; an empty batch proves the rest: script, key, and the right to write.
         self.ping().await
     }
 
@@ -283,7 +287,7 @@ impl Sink for RedisOplog {
     }
 
     async fn close(&self) -> Result<()> {
-        self.link.disconnect().await;
+        self.link.close().await;
         Ok(())
     }
 
@@ -292,6 +296,8 @@ impl Sink for RedisOplog {
     }
 
     async fn check(&self) -> Vec<Finding> {
-        check::sink(&self.link, &*self.marks, self.prefix.as_deref(), !self.resync.is_empty()).await
+        let mut found = check::sink(&self.link, &*self.marks, self.prefix.as_deref(), !self.resync.is_empty()).await;
+        found.extend(self.fits().err().map(Finding::from));
+        found
     }
 }

@@ -202,3 +202,43 @@ async fn one_end_that_recovers_does_not_hide_the_other() {
     r.started(&position(1));
     assert_eq!((r.state(), reason()), (RouteState::Running, None));
 }
+
+#[tokio::test(start_paused = true)]
+async fn health_tells_the_ends_apart() {
+    let r = route();
+    let health = || (r.health().source, r.health().sink);
+    assert_eq!(health(), (true, true), "nothing speaks against it yet");
+    r.retrying(Place::Source, &Error::transient("no primary"));
+    assert_eq!(health(), (false, true));
+    r.retrying(Place::Checkpoint, &Error::transient("no redis"));
+    assert_eq!(health(), (false, false));
+    assert!(!r.has_begun());
+    r.started(&position(1));
+    assert!(r.has_begun());
+    assert_eq!(health(), (true, true));
+
+    // A call that hangs is seen while it does.
+    let reading = r.calling(Place::Source);
+    let writing = r.calling(Place::Sink);
+    advance(HANGING).await;
+    assert_eq!(health(), (true, true));
+    drop(writing);
+    advance(SECOND).await;
+    assert_eq!(health(), (false, true));
+    drop(reading);
+    assert_eq!(health(), (true, true));
+
+    // The end of a run is the fault of the end that failed, or of nobody in particular.
+    r.blame(Place::Sink);
+    r.stopped(&Error::operator("no right"));
+    assert_eq!(health(), (true, false));
+    r.started(&position(1));
+    r.blame(Place::Source);
+    r.restarting(&Error::position_lost("gone"));
+    assert_eq!(health(), (false, true));
+    r.started(&position(1));
+    r.stopped(&Error::bug("oops"));
+    assert_eq!(health(), (false, false));
+    r.finished();
+    assert_eq!(health(), (true, true));
+}

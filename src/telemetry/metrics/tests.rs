@@ -1,11 +1,16 @@
 use std::collections::BTreeSet;
 
-use oplogue_api::{Doc, Error, Position, bson::Timestamp};
+use oplogue_api::{Doc, Error, Namespace, Op, Position, bson::Timestamp};
 
 use super::*;
 
 fn value(text: &str, series: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+fn events(n: usize) -> Vec<Event> {
+    let time = Timestamp { time: 1, increment: 1 };
+    (0..n).map(|_| Event::new(Op::Insert, Namespace::new("d.c"), time, Doc::empty())).collect()
 }
 
 #[test]
@@ -18,7 +23,7 @@ fn counts_reach_the_text_under_their_labels() {
         r.count(outcome, i as u64);
         assert_eq!(r.counted(outcome), i as u64);
     }
-    r.wrote(5, Duration::from_millis(3));
+    r.wrote(&events(5), &Ok(Written::default()), Duration::from_millis(3));
     r.retry(Place::DeadLetter, ErrorKind::PositionLost);
     r.restarted();
     r.gap();

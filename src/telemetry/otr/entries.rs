@@ -40,10 +40,10 @@ struct Status {
 }
 
 #[derive(Clone, Copy)]
-struct Largest {
-    minute: u64,
-    now: usize,
-    before: usize,
+pub(super) struct Largest {
+    pub minute: u64,
+    pub now: usize,
+    pub before: usize,
 }
 
 impl Entries {
@@ -72,17 +72,22 @@ impl Entries {
     pub fn received(&mut self, batch: &Batch) {
         let minute = self.since.elapsed().as_secs() / 60;
         let mut writes = batch.events.iter().filter(|event| is_write(event)).peekable();
-        while let Some(first) = writes.next() {
-            let entry = first.entry_id().time;
-            let mut bytes = first.raw.as_bytes().len();
-            while let Some(next) = writes.next_if(|event| event.entry_id().time == entry) {
-                bytes += next.raw.as_bytes().len();
+        let mut last = self.last;
+        while let Some(db) = writes.peek().map(|event| event.ns.db()) {
+            // Mostly all of a batch are of one database, and it is looked up once.
+            let database = self.database(db);
+            while let Some(first) = writes.next_if(|event| event.ns.db() == db) {
+                let entry = first.entry_id().time;
+                let mut bytes = first.raw.as_bytes().len();
+                while let Some(next) = writes.next_if(|event| event.entry_id().time == entry) {
+                    bytes += next.raw.as_bytes().len();
+                }
+                let is_new = last.replace(entry) != Some(entry);
+                database.size.inc_by(bytes as u64);
+                database.processed.count(is_new, bytes, minute);
             }
-            let is_new = self.last.replace(entry) != Some(entry);
-            let database = self.database(first.ns.db());
-            database.size.inc_by(bytes as u64);
-            database.processed.count(is_new, bytes, minute);
         }
+        self.last = last;
         for bad in &batch.bad {
             let bytes = bad.raw.as_bytes().len();
             let database = self.database(bad.ns.as_ref().map_or("(no database)", |ns| ns.db()));
@@ -144,7 +149,7 @@ impl Status {
 }
 
 impl Largest {
-    fn turn(&mut self, minute: u64) {
+    pub fn turn(&mut self, minute: u64) {
         if minute > self.minute {
             self.before = if minute == self.minute + 1 { self.now } else { 0 };
             self.now = 0;

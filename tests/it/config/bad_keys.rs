@@ -55,7 +55,7 @@ error: unknown key `port` in `[http]`
    |
 10 | port = "***"
    | ^^^^
-   = help: known keys: listen
+   = help: known keys: listen, style
 
 error: the route needs the key `from`
   --> test.toml:12:1

@@ -34,7 +34,7 @@ error: unknown key `lanes`: no key stands outside of a table
   |
 1 | lanes = "***"
   | ^^^^^
-  = help: known tables: sources, transforms, sinks, routes, http, state, log, engine
+  = help: known tables: sources, transforms, sinks, routes, http, state, log, engine, denylist
 
 error: `uri` must be a text in quotes, not a whole number
  --> test.toml:5:7

@@ -14,6 +14,7 @@ use super::{SOUND, env, plan, registry, told};
 fn the_least_has_all_defaults() {
     let plan = plan(SOUND);
     assert_eq!((plan.http, plan.log.clone()), (None, LogPlan::default()));
+    assert!(plan.denylist.is_none());
     assert_eq!(plan.shutdown_grace, Duration::from_secs(10));
     assert_eq!(plan.sources.keys().collect::<Vec<_>>(), ["a"]);
     let [route] = &plan.routes[..] else { panic!("{} routes", plan.routes.len()) };
@@ -88,7 +89,7 @@ fn everything_can_be_set() {
         checkpoint_interval = "100ms"
         "#,
     );
-    assert_eq!(plan.http, Some("[::1]:9200".parse().unwrap()));
+    assert_eq!(plan.http.map(|h| (h.listen, h.like_oplogtoredis)), Some(("[::1]:9200".parse().unwrap(), false)));
     assert_eq!(plan.log, LogPlan { level: Some("info,oplogue=debug".into()), json: Some(true) });
     assert_eq!(plan.shutdown_grace, Duration::from_secs(60));
     let names: Vec<_> = plan.routes.iter().map(|r| r.name.as_str()).collect();
@@ -112,7 +113,20 @@ fn everything_can_be_set() {
 
 #[test]
 fn http_without_an_address_listens_on_the_loopback() {
-    assert_eq!(plan(&format!("{SOUND}[http]\n")).http, Some("127.0.0.1:9100".parse().unwrap()));
+    assert_eq!(plan(&format!("{SOUND}[http]\n")).http.map(|h| h.listen), Some("127.0.0.1:9100".parse().unwrap()));
+}
+
+#[test]
+fn the_denylist_has_its_databases_and_its_store() {
+    let denylist = |text: &str| plan(&format!("{SOUND}{text}")).denylist.expect("the table is there");
+    let default = denylist("[denylist]\n");
+    assert_eq!((default.databases, default.store.kind), (vec!["admin".to_owned()], "file"));
+    let own = denylist("[denylist]\ndatabases = []\nstore = \"remote\"\n[state.remote]\nurl = \"remote://h\"\n");
+    assert_eq!((own.databases, own.store.kind), (Vec::new(), "remote"));
+    let wrong = examine(&format!("{SOUND}[denylist]\nstore = \"remote\"\n"), "test.toml", &env, &registry());
+    assert!(wrong.plan.is_none() && wrong.diagnostics.to_string().contains("[state.remote]"), "{}", wrong.diagnostics);
+    let style = plan(&format!("{SOUND}[http]\nstyle = \"oplogtoredis\"\n")).http.unwrap();
+    assert!(style.like_oplogtoredis);
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl Bench {
     fn run(&self) -> Running {
         let plan = Plan {
             http: None,
+            denylist: None,
             log: LogPlan::default(),
             shutdown_grace: Duration::from_secs(10),
             routes: self.routes.clone(),

@@ -6,10 +6,7 @@ use bson::doc;
 use mongodb::Client;
 use oplogue_api::{Error, Finding, Result};
 
-use super::{
-    log::{Log, ReadConcern},
-    mongos, rfc3339,
-};
+use super::{log::Log, mongos, options::Settings, readable::readable, rfc3339};
 use crate::{
     check::server,
     client::run,
@@ -21,15 +18,15 @@ const SHORT_WINDOW_HOURS: f64 = 24.0;
 /// Clocks further apart than this make lag and `start = { at = … }` misleading.
 const CLOCKS_APART: Duration = Duration::from_secs(5);
 
-pub(super) async fn look(client: &Client, concern: ReadConcern) -> Vec<Finding> {
+pub(super) async fn look(client: &Client, settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Err(e) = look_into(client, concern, &mut findings).await {
+    if let Err(e) = look_into(client, settings, &mut findings).await {
         findings.push(e.into());
     }
     findings
 }
 
-async fn look_into(client: &Client, concern: ReadConcern, findings: &mut Vec<Finding>) -> Result<()> {
+async fn look_into(client: &Client, settings: &Settings, findings: &mut Vec<Finding>) -> Result<()> {
     let phase = Phase::Check;
     let admin = client.database("admin");
     if server(client, findings).await?.mongos {
@@ -45,7 +42,7 @@ async fn look_into(client: &Client, concern: ReadConcern, findings: &mut Vec<Fin
         }
         Err(e) => return Err(crate::errors::classify(e, phase)),
     }
-    let log = Log::new(client, concern);
+    let log = Log::new(client, settings.read_concern);
     if let (Some(oldest), Some(newest)) = (log.oldest(phase).await?, log.newest(phase).await?) {
         let hours = f64::from(newest.ts.time.saturating_sub(oldest.at.ts.time)) / 3600.0;
         let window = format!("the oplog reaches back {hours:.1} hours, to {}", rfc3339(oldest.at.ts));
@@ -69,5 +66,5 @@ async fn look_into(client: &Client, concern: ReadConcern, findings: &mut Vec<Fin
             findings.push(Finding::ok("the clocks agree"));
         }
     }
-    Ok(())
+    readable(client, &settings.wanted()?, findings).await
 }

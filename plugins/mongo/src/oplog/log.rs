@@ -36,6 +36,11 @@ impl ReadConcern {
             ReadConcern::Local => "local",
         }
     }
+
+    /// As a command takes it.
+    pub fn document(self) -> RawDocumentBuf {
+        rawdoc! {"level": self.level()}
+    }
 }
 
 /// The oplog of one deployment.

@@ -3,90 +3,43 @@
 mod ahead;
 mod findings;
 mod gathering;
+mod globs;
 mod log;
+mod looking;
+mod lookup;
+mod options;
 mod position;
+mod readable;
 mod reply;
 mod tail;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bson::Timestamp;
 use mongodb::Client;
 use oplogue_api::{
-    Batch, Error, ErrorKind, Field, FieldType, Finding, Interest, Period, Position, Registry, Result, Source, StartAt,
-    oplog::OpTime,
+    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Source, StartAt, oplog::OpTime,
 };
-use serde::Deserialize;
 
 use self::{
-    log::{Log, ReadConcern},
+    log::Log,
+    lookup::Lookup,
+    options::{FIELDS, Settings, Wanted},
     position::Place,
     tail::{Pace, Tail},
 };
 use crate::{
-    client::{check_uri, connect, hello, standalone},
+    client::{connect, hello, standalone},
     errors::Phase,
     identity::identity,
     start::Start,
 };
 
-const FIELDS: &[Field] = &[
-    Field::new("uri", FieldType::String, "The replica set, as a MongoDB connection string").required().secret(),
-    Field::new(
-        "start",
-        FieldType::Any,
-        "Where to begin without a checkpoint: \"now\", \"oldest\" or { at = 2026-11-21T10:00:00Z }",
-    )
-    .default("\"now\""),
-    Field::new(
-        "read_concern",
-        FieldType::OneOf(&["majority", "local"]),
-        "Deliver what a majority of the members has, or at once what the member read has: faster, but it may be rolled back",
-    )
-    .default("\"majority\""),
-    Field::new("batch_size", FieldType::Integer, "How many oplog entries to ask for at a time").default("1000"),
-    Field::new("await", FieldType::Duration, "How long the server waits for news before it answers with none")
-        .default("\"1s\""),
-    Field::new("include_system", FieldType::Bool, "Also deliver internal namespaces such as admin.system.users")
-        .default("false"),
-];
-
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    uri: String,
-    #[serde(default)]
-    start: Start,
-    #[serde(default)]
-    read_concern: ReadConcern,
-    #[serde(default = "default_batch_size")]
-    batch_size: u32,
-    #[serde(default = "default_await", rename = "await")]
-    wait: Period,
-    #[serde(default)]
-    include_system: bool,
-}
-
-fn default_batch_size() -> u32 {
-    1000
-}
-
-fn default_await() -> Period {
-    Period(Duration::from_secs(1))
-}
-
 /// Enters the source.
 pub(crate) fn register(r: &mut Registry) {
     r.source("mongo-oplog", "Reads the oplog of a MongoDB replica set", FIELDS, |context, options| {
-        let settings: Settings = options.parse()?;
-        check_uri(&settings.uri)?;
-        if !(1..=1_000_000).contains(&settings.batch_size) {
-            return Err(Error::option("batch_size", "`batch_size` must be between 1 and 1000000"));
-        }
-        if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&settings.wait.0) {
-            return Err(Error::option("await", "`await` must be between \"1ms\" and \"60s\""));
-        }
+        let settings = Settings::new(options)?;
         Ok(Box::new(Oplog { name: context.name.clone(), settings, client: None, tail: None }))
     });
 }
@@ -106,6 +59,15 @@ impl Oplog {
         let client = connect(&self.settings.uri, &format!("oplogue {}", self.name)).await?;
         self.client = Some(client.clone());
         Ok(client)
+    }
+
+    fn lookup(&self, client: &Client) -> Result<Option<Lookup>> {
+        let namespaces = match self.settings.wanted()? {
+            Wanted::Nowhere => return Ok(None),
+            Wanted::Everywhere => None,
+            Wanted::In(globs) => Some(globs),
+        };
+        Ok(Some(Lookup::new(client, self.settings.read_concern, namespaces)))
     }
 }
 
@@ -183,7 +145,8 @@ impl Source for Oplog {
                 StartAt::Configured => configured(self.settings.start, &log).await?,
             };
             attempts += 1;
-            match Tail::open(log.clone(), place, deployment.clone(), pace).await {
+            let lookup = self.lookup(&client)?;
+            match Tail::open(log.clone(), place, deployment.clone(), pace, lookup).await {
                 // The oldest entry was truncated since it was asked for: the next one is the oldest now. Nobody had a position.
                 Err(e) if e.kind() == ErrorKind::PositionLost && !matches!(from, StartAt::Position(_)) => {
                     if attempts == 5 {
@@ -213,7 +176,7 @@ impl Source for Oplog {
 
     async fn check(&mut self) -> Vec<Finding> {
         match self.client().await {
-            Ok(client) => findings::look(&client, self.settings.read_concern).await,
+            Ok(client) => findings::look(&client, &self.settings).await,
             Err(e) => vec![e.into()],
         }
     }

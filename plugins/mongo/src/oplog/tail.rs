@@ -13,6 +13,8 @@ use super::{
     ahead::Ahead,
     gathering::{Gathering, Part},
     log::{Log, op_time},
+    looking::Decoded,
+    lookup::{Looking, Lookup},
     position::Place,
     reply::Reply,
 };
@@ -49,6 +51,9 @@ pub(super) struct Tail {
     /// When the server must have answered.
     deadline: Option<Instant>,
     pending: Option<Pending>,
+    lookup: Option<Lookup>,
+    /// What is decoded and waits for documents.
+    looking: Option<Looking>,
     /// How many events the last batch had: the next one likely has as many, and growing costs copies.
     expected: usize,
 }
@@ -74,7 +79,15 @@ enum Reached {
 
 impl Tail {
     /// Opens a cursor at `place` and makes sure that the entry there is the one that was there.
-    pub async fn open(log: Log, place: Place, deployment: Option<String>, pace: Pace) -> Result<Tail> {
+    ///
+    /// With `lookup`, updates bring the documents as they are now.
+    pub async fn open(
+        log: Log,
+        place: Place,
+        deployment: Option<String>,
+        pace: Pace,
+        lookup: Option<Lookup>,
+    ) -> Result<Tail> {
         let phase = Phase::Resume;
         let Some(mut cursor) = log.tail(place.at.ts, pace.batch, pace.wait).await? else {
             return Err(match log.oldest(phase).await? {
@@ -100,7 +113,20 @@ impl Tail {
         let (next, head) = (usize::from(!place.first), first.head);
         let pending = Some(Pending { reply: first, next, gathering: None });
         let decoder = Decoder::new(pace.include_system);
-        Ok(Tail { log, cursor, pace, decoder, deployment, place, head, deadline: None, pending, expected: 0 })
+        Ok(Tail {
+            log,
+            cursor,
+            pace,
+            decoder,
+            deployment,
+            place,
+            head,
+            deadline: None,
+            pending,
+            lookup,
+            looking: None,
+            expected: 0,
+        })
     }
 
     pub fn position(&self) -> Position {
@@ -109,12 +135,29 @@ impl Tail {
 
     /// Cancel-safe: what was read is in `self` before the next wait, and the cursor keeps what is under way.
     pub async fn next(&mut self) -> Result<Batch> {
-        if self.pending.is_none() {
-            let reply = self.read().await?;
-            self.head = self.head.max(reply.head);
-            self.pending = Some(Pending { reply, next: 0, gathering: None });
+        if self.looking.is_none() {
+            if self.pending.is_none() {
+                let reply = self.read().await?;
+                self.head = self.head.max(reply.head);
+                self.pending = Some(Pending { reply, next: 0, gathering: None });
+            }
+            let began = self.place;
+            let (decoded, bytes) = self.deliver().await?;
+            if !self.lookup.as_mut().is_some_and(|lookup| lookup.concerns(&decoded.events)) {
+                let end = self.position();
+                let Decoded { events, bad, .. } = decoded;
+                return Ok(Batch { events, bad, head: self.head.max(end.time), end, bytes });
+            }
+            self.looking = Some(Looking::new(decoded, began, self.head, bytes));
         }
-        self.deliver().await
+        let (Some(lookup), Some(looking)) = (&mut self.lookup, &mut self.looking) else {
+            return Err(Error::bug("documents are looked up without the option"));
+        };
+        let part = lookup.part(looking, self.deployment.as_deref()).await?;
+        if part.is_last {
+            self.looking = None;
+        }
+        Ok(part.batch)
     }
 
     async fn read(&mut self) -> Result<Reply> {
@@ -140,74 +183,74 @@ impl Tail {
 
     /// A batch from the pending reply. Each one ends where it is safe to resume: a transaction of many entries is
     /// delivered entry by entry, and all but the last of its batches end at the position before it.
-    async fn deliver(&mut self) -> Result<Batch> {
-        let (mut events, mut bad) = (Vec::with_capacity(self.expected), Vec::new());
+    async fn deliver(&mut self) -> Result<(Decoded, usize)> {
+        let mut decoded = Decoded {
+            events: Vec::with_capacity(self.expected),
+            bad: Vec::new(),
+            stops: self.lookup.as_ref().map(|_| Vec::new()),
+        };
         let mut bytes = self.pending.as_ref().map_or(0, |pending| pending.reply.bytes);
         let began = self.place;
         while let Some(pending) = &mut self.pending {
             if let Some(gathering) = &mut pending.gathering {
-                // Nothing may be held in local variables across this wait (cancel-safety): `events` and `bad` are empty.
+                // Nothing may be held in local variables across this wait (cancel-safety): `decoded` is empty.
                 let at = gathering.at;
+                let Decoded { events, bad, .. } = &mut decoded;
                 match gathering.next_part(&self.log).await? {
                     Part::Entry(entry) => {
                         bytes += entry.as_bytes().len();
-                        self.decoder.chain_entry(&mut gathering.chain, &entry, &mut events, &mut bad);
+                        self.decoder.chain_entry(&mut gathering.chain, &entry, events, bad);
                         gathering.delivered();
                         break;
                     }
                     Part::Last => {
                         if let Some(gathering) = pending.gathering.take() {
-                            self.decoder.chain_end(gathering.chain, &mut events, &mut bad);
+                            self.decoder.chain_end(gathering.chain, events, bad);
                         }
                     }
                     Part::Broken(error) => {
-                        gathering.chain.bad(error, events.len(), &mut bad);
+                        gathering.chain.bad(error, events.len(), bad);
                         pending.gathering = None;
                     }
                 }
                 self.place = Place::behind(at);
+                decoded.stop(self.place);
                 pending.next += 1;
                 continue;
             }
-            match decode(&mut self.decoder, pending, &mut self.place, &mut events, &mut bad)? {
+            match decode(&mut self.decoder, pending, &mut self.place, &mut decoded)? {
                 Reached::End => self.pending = None,
                 Reached::Full => break,
                 Reached::Transaction(gathering) => {
                     pending.gathering = Some(gathering);
                     // What is before it goes first.
-                    if self.place != began || !events.is_empty() || !bad.is_empty() {
+                    if self.place != began || !decoded.events.is_empty() || !decoded.bad.is_empty() {
                         break;
                     }
                 }
             }
         }
-        let end = self.position();
-        self.expected = events.len().min(MOST_EVENTS);
-        Ok(Batch { events, bad, head: self.head.max(end.time), end, bytes })
+        self.expected = decoded.events.len().min(MOST_EVENTS);
+        Ok((decoded, bytes))
     }
 }
 
-fn decode(
-    decoder: &mut Decoder,
-    pending: &mut Pending,
-    place: &mut Place,
-    events: &mut Vec<oplogue_api::Event>,
-    bad: &mut Vec<oplogue_api::BadEvent>,
-) -> Result<Reached> {
+fn decode(decoder: &mut Decoder, pending: &mut Pending, place: &mut Place, decoded: &mut Decoded) -> Result<Reached> {
     let mut delivered = 0;
     let mut reached = Reached::End;
     for entry in pending.reply.entries(pending.next) {
-        if events.len() >= MOST_EVENTS {
+        if decoded.events.len() >= MOST_EVENTS {
             reached = Reached::Full;
             break;
         }
-        let decoded = decoder.entry(&entry?, events, bad);
-        if let (Outcome::NeedsChain(chain), Some(at)) = (decoded.outcome, decoded.at) {
+        let entry = decoder.entry(&entry?, &mut decoded.events, &mut decoded.bad);
+        if let (Outcome::NeedsChain(chain), Some(at)) = (entry.outcome, entry.at) {
             reached = Reached::Transaction(Gathering::new(chain, at));
             break;
         }
-        if let Some(at) = decoded.at {
+        if let Some(at) = entry.at {
             *place = Place::behind(at);
+            decoded.stop(*place);
         }
         delivered += 1;
     }

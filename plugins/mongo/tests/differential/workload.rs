@@ -1,7 +1,7 @@
 //! What is written while both sources look.
 
 use bson::{Bson, Document, doc};
-use mongodb::{Client, Collection, Database};
+use mongodb::{Client, Collection, Database, options::WriteConcern};
 use oplogue_api::{Event, Op};
 use oplogue_testkit::generate::{self, Step, Work};
 
@@ -49,21 +49,37 @@ impl Workload {
 
     pub async fn run(&self) {
         let main = self.db("main");
-        self.ids(&main).await;
-        self.updates(&main).await;
-        self.names(&main).await;
-        self.replacements(&main).await;
-        self.single_documents(&main).await;
-        self.many_documents(&main).await;
-        self.transactions(&main).await;
-        self.random(&main).await;
+        self.documents(&main).await;
         self.definitions(&main).await;
         self.copies(&main).await;
         if self.major >= 6 {
             self.internals(&main).await;
         }
         main.drop().await.expect("dropDatabase");
-        self.db("end").collection("marker").insert_one(doc! {"_id": 1}).await.expect("marker");
+        self.mark().await;
+    }
+
+    /// Writes of documents only, which stay.
+    pub async fn run_quietly(&self) {
+        self.documents(&self.db("main")).await;
+        self.mark().await;
+    }
+
+    /// Nothing is left that a majority read does not show yet.
+    async fn mark(&self) {
+        let marker = self.db("end").collection("marker");
+        marker.insert_one(doc! {"_id": 1}).write_concern(WriteConcern::majority()).await.expect("marker");
+    }
+
+    async fn documents(&self, db: &Database) {
+        self.ids(db).await;
+        self.updates(db).await;
+        self.names(db).await;
+        self.replacements(db).await;
+        self.single_documents(db).await;
+        self.many_documents(db).await;
+        self.transactions(db).await;
+        self.random(db).await;
     }
 
     /// Ids of every type, and a document key that looks like an operator.

@@ -1,11 +1,16 @@
 //! The sink and the stores against real servers.
 
 mod checks;
+mod cluster;
+mod collections;
 mod dedupe;
+mod documents;
 mod faults;
 mod keys;
 mod messages;
 mod refusals;
 mod resync;
+mod sentinel;
 mod stores;
 mod support;
+mod tls;

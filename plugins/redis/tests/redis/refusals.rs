@@ -161,37 +161,6 @@ async fn a_key_of_somebody_else_is_left_alone() {
     assert!(error.message().contains("another version"), "{error}");
 }
 
-#[tokio::test]
-async fn tls_needs_an_authority_that_is_trusted() {
-    let redis = Redis::start(RedisOptions { tls: true, ..Default::default() }).await;
-    let place = Place::new(redis.url());
-    let ca = redis.ca_file().unwrap().display().to_string();
-    let sink = place.sink_with(&[("ca_file", &ca)]);
-    sink.open().await.unwrap();
-    let subscriber = Subscriber::of(&place, redis.client()).await;
-    write(&sink, &place.inserts(0..3), 2).await;
-    assert_eq!(subscriber.on(&place.ns("tasks")).await, place.heard(0..3));
-    // A file without certificates, none at all, and one that no connection would use.
-    let conf = redis.folder().join("nothing.pem").display().to_string();
-    let error = place.sink_with(&[("ca_file", &conf)]).open().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Operator, "{error}");
-    std::fs::write(&conf, "port 6379").unwrap();
-    let error = place.sink_with(&[("ca_file", &conf)]).open().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Operator, "{error}");
-    let error = try_sink("r", &[("url", "redis://h"), ("ca_file", &ca)]).err().unwrap();
-    assert_eq!(error.field(), Some("ca_file"));
-
-    let error = Place::new(redis.url()).sink().open().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
-    assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
-    // Plain text to a TLS port, and TLS to a plain one.
-    let plain = servers::redis().await;
-    for url in [format!("redis://{}", redis.addr()), format!("rediss://{}", plain.addr())] {
-        let error = Place::new(url).sink().open().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
-    }
-}
-
 #[test]
 fn a_wrong_url_is_refused_without_being_repeated() {
     for url in [

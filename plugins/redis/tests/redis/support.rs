@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use bson::{Bson, Timestamp, doc};
+use bson::{Bson, Document, Timestamp, doc};
 use futures_util::StreamExt;
 use oplogue_api::{
     Checkpoint, CheckpointStore, Context, Doc, Error, Event, Options, Position, Registry, Result, Sink, Written,
@@ -28,6 +28,12 @@ pub fn options(all: &[(&str, &str)]) -> Options {
     Options::new(all.iter().map(|(k, v)| ((*k).to_owned(), toml::Value::from(*v))).collect())
 }
 
+/// The sink of a route with options as they stand in a configuration.
+pub fn try_sink_toml(route: &str, text: &str) -> Result<Arc<dyn Sink>> {
+    let table: toml::Table = text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"));
+    (registry().sinks["redis-oplog"].build)(&context(route), &Options::new(table))
+}
+
 pub fn try_sink(route: &str, all: &[(&str, &str)]) -> Result<Arc<dyn Sink>> {
     (registry().sinks["redis-oplog"].build)(&context(route), &options(all))
 }
@@ -51,8 +57,24 @@ impl Place {
         try_sink(&self.route, &all).unwrap()
     }
 
+    /// With options as they are written; `DB` stands for the place's database.
+    pub fn sink_of(&self, text: &str) -> Arc<dyn Sink> {
+        self.try_sink_of(text).unwrap()
+    }
+
+    pub fn try_sink_of(&self, text: &str) -> Result<Arc<dyn Sink>> {
+        let mut table: toml::Table = toml::from_str(&text.replace("DB", &self.db)).unwrap();
+        table.insert("url".into(), self.url.as_str().into());
+        (registry().sinks["redis-oplog"].build)(&context(&self.route), &Options::new(table))
+    }
+
     pub fn sink(&self) -> Arc<dyn Sink> {
         self.sink_with(&[])
+    }
+
+    /// The sink of this route, with options as they stand in a configuration.
+    pub fn sink_toml(&self, text: &str) -> Arc<dyn Sink> {
+        try_sink_toml(&self.route, text).unwrap()
     }
 
     /// The key that holds watermark and position.
@@ -87,6 +109,12 @@ pub fn time(n: u32) -> Timestamp {
 /// The event as the n-th of the stream.
 pub fn at(n: u32, event: Event) -> Event {
     Event { time: time(n), ..event }
+}
+
+/// The event with the document before and after it.
+pub fn with_images(event: Event, before: Option<Document>, after: Option<Document>) -> Event {
+    let raw = |d: Document| Doc::from(bson::RawDocumentBuf::try_from(&d).unwrap());
+    Event { before: before.map(raw), after: after.map(raw).or(event.after.clone()), ..event }
 }
 
 /// The position behind the n-th event.

@@ -6,10 +6,12 @@
 //! Everything here panics when it cannot do what it is asked: a test that needs a server fails without it. None of it
 //! works under tokio's paused clock.
 
+mod cluster;
 mod fetch;
 mod mongo;
 mod process;
 mod redis;
+mod sentinel;
 mod tls;
 
 #[cfg(test)]
@@ -23,8 +25,10 @@ use std::{
 use tokio::sync::OnceCell;
 
 pub use self::{
+    cluster::RedisCluster,
     mongo::{Credentials, Mongo, MongoOptions},
     redis::{Redis, RedisOptions},
+    sentinel::{Sentinels, SentinelsOptions},
 };
 
 /// The version that tests use when they do not care.

@@ -15,6 +15,8 @@ pub struct RedisOptions {
     pub users: Vec<String>,
     /// TLS only, with a certificate signed by [`Redis::ca_file`].
     pub tls: bool,
+    /// With `tls`: only clients with a certificate signed by the same authority, such as [`Redis::cert_file`], are let in.
+    pub client_certificates: bool,
     /// Keep the data over a restart, even after `kill`.
     pub appendonly: bool,
     /// A limit such as `"4mb"`, with the policy `noeviction`: writes beyond it are refused.
@@ -90,13 +92,25 @@ impl Redis {
         self.certificates.as_ref().map(|c| c.ca.as_path())
     }
 
+    /// A certificate for clients, with `tls`.
+    pub fn cert_file(&self) -> Option<&Path> {
+        self.certificates.as_ref().map(|c| c.cert.as_path())
+    }
+
+    /// The key of [`Redis::cert_file`].
+    pub fn key_file(&self) -> Option<&Path> {
+        self.certificates.as_ref().map(|c| c.key.as_path())
+    }
+
     /// A client for this Redis; no connection is made yet.
     pub fn client(&self) -> redis::Client {
-        match self.ca_file() {
+        match &self.certificates {
             None => redis::Client::open(self.url()),
-            Some(ca) => {
-                let root_cert = Some(fs::read(ca).expect("the certificate of the authority is there"));
-                redis::Client::build_with_tls(self.url(), redis::TlsCertificates { client_tls: None, root_cert })
+            Some(c) => {
+                let read = |file: &Path| fs::read(file).expect("a certificate that was made is there");
+                let client_tls = redis::ClientTlsConfig { client_cert: read(&c.cert), client_key: read(&c.key) };
+                let tls = redis::TlsCertificates { client_tls: Some(client_tls), root_cert: Some(read(&c.ca)) };
+                redis::Client::build_with_tls(self.url(), tls)
             }
         }
         .expect("the URL of a test server is right")
@@ -108,6 +122,15 @@ impl Redis {
     /// When it cannot be made.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         self.client().get_multiplexed_async_connection().await.expect("Redis takes connections")
+    }
+
+    /// The answer to a command, on a connection of its own.
+    ///
+    /// # Errors
+    /// Those of the connection and of the server.
+    pub async fn ask<T: redis::FromRedisValue>(&self, cmd: &redis::Cmd) -> redis::RedisResult<T> {
+        let mut connection = self.client().get_multiplexed_async_connection().await?;
+        cmd.query_async(&mut connection).await
     }
 
     /// The temporary folder that holds its files, logs among them.
@@ -176,7 +199,7 @@ fn conf(options: &RedisOptions, port: u16, dir: &Path, certificates: Option<&Cer
             format!("tls-cert-file {}", c.cert.display()),
             format!("tls-key-file {}", c.key.display()),
             format!("tls-ca-cert-file {}", c.ca.display()),
-            "tls-auth-clients no".into(),
+            format!("tls-auth-clients {}", if options.client_certificates { "yes" } else { "no" }),
         ]),
     }
     lines.extend(options.password.iter().map(|p| format!("requirepass {p}")));

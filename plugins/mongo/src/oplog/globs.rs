@@ -1,0 +1,127 @@
+//! Globs of namespaces, with the meaning that the transform `filter` gives them.
+
+use oplogue_api::{Error, Result};
+
+/// Patterns of `database.collection`. `*` is any run of characters, dots included, `?` any one.
+#[derive(Clone, Debug)]
+pub(super) struct Globs(Vec<Vec<char>>);
+
+impl Globs {
+    /// # Errors
+    /// [`Error::option`] for `option`, when the list is empty or holds what no namespace can match.
+    pub fn new(option: &str, patterns: &[String]) -> Result<Globs> {
+        if patterns.is_empty() {
+            return Err(Error::option(option, format!("`{option}` is empty: no document would ever be looked up"))
+                .hint(format!("leave `{option}` out for all namespaces, or name some, such as \"app.*\"")));
+        }
+        for pattern in patterns {
+            if pattern.trim() != pattern {
+                return Err(Error::option(option, format!("`{pattern}` begins or ends with a blank"))
+                    .hint("take the blanks out"));
+            }
+            if !pattern.contains(['.', '*']) {
+                return Err(Error::option(
+                    option,
+                    format!("`{pattern}` names no collection, so that nothing would match it"),
+                )
+                .hint(format!("write \"{pattern}.*\" for all collections of a database")));
+            }
+            if pattern.starts_with(['!', '/']) {
+                return Err(Error::option(option, format!("`{pattern}` is no glob"))
+                    .hint("only globs of what is wanted may stand here, such as \"app.*\""));
+            }
+        }
+        Ok(Globs(patterns.iter().map(|p| p.chars().collect()).collect()))
+    }
+
+    pub fn matches(&self, ns: &str) -> bool {
+        let ns: Vec<char> = ns.chars().collect();
+        self.0.iter().any(|pattern| matches(pattern, &ns))
+    }
+
+    /// The patterns as they were written.
+    pub fn patterns(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|p| p.iter().collect())
+    }
+}
+
+/// In one pass: a mismatch goes back to the last `*`, which then takes one character more.
+fn matches(pattern: &[char], text: &[char]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    p = at + 1;
+                    t = taken + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn globs(patterns: &[&str]) -> Result<Globs> {
+        Globs::new("full_document_namespaces", &patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn stars_and_question_marks() {
+        for (pattern, yes, no) in [
+            ("app.tasks", &["app.tasks"][..], &["app.task", "app.tasks2", "xapp.tasks", ""][..]),
+            ("app.*", &["app.tasks", "app.fs.chunks", "app."], &["apps.tasks", "app"]),
+            ("*.tasks", &["app.tasks", "a.b.tasks", ".tasks"], &["app.tasks.x"]),
+            ("a?p.*s*", &["app.tasks", "a\u{e4}p.s"], &["ap.tasks", "app.tak"]),
+            ("*", &["", "a.b"], &[]),
+            ("a.*b*c", &["a.bc", "a.xbxbc", "a.bcbc"], &["a.cb", "a.b"]),
+        ] {
+            let globs = globs(&[pattern]).unwrap();
+            assert!(yes.iter().all(|ns| globs.matches(ns)), "{pattern}");
+            assert!(!no.iter().any(|ns| globs.matches(ns)), "{pattern}");
+        }
+        assert!(globs(&["a.x", "b.*"]).unwrap().matches("b.y"));
+    }
+
+    #[test]
+    fn what_nothing_would_match_is_refused() {
+        for patterns in [&[][..], &["app"], &[""], &[" app.x"], &["!app.x"], &["/app.x/"]] {
+            let e = globs(patterns).map(|_| ()).expect_err("refused");
+            assert_eq!(e.field(), Some("full_document_namespaces"), "{patterns:?}");
+            assert!(e.get_hint().is_some(), "{patterns:?}");
+        }
+    }
+
+    /// A glob by its definition.
+    fn defined(pattern: &[char], text: &[char]) -> bool {
+        match pattern.split_first() {
+            None => text.is_empty(),
+            Some(('*', rest)) => (0..=text.len()).any(|n| defined(rest, &text[n..])),
+            Some(('?', rest)) => !text.is_empty() && defined(rest, &text[1..]),
+            Some((c, rest)) => text.first() == Some(c) && defined(rest, &text[1..]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn they_match_what_their_definition_says(pattern in "[ab.*?]{0,8}", text in "[ab.]{0,10}") {
+            let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+            prop_assert_eq!(matches(&pattern, &text), defined(&pattern, &text));
+        }
+    }
+}
