@@ -52,7 +52,8 @@ fn process(name: &str) -> Option<String> {
 
 /// The environment. All that is wrong with it goes to stderr; then it is not sound.
 fn settings() -> (Settings, bool) {
-    let (settings, problems) = oplogtoredis::env::read(&process);
+    let (mut settings, problems) = oplogtoredis::env::read(&process);
+    settings.authorities = oplogtoredis::authorities(&process);
     for problem in &problems {
         output::complain(&format!("{} {}", problem.variable, problem.message));
         output::note(&format!("  hint: {}\n", problem.help));

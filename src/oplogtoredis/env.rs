@@ -89,6 +89,8 @@ pub struct Settings {
     pub quiet: bool,
     /// `OPLOGUE_DENYLIST_SEED`, split at commas.
     pub seeds: Vec<String>,
+    /// The file with the authorities that this machine trusts: not read from the environment alone, so `None` here.
+    pub authorities: Option<String>,
 }
 
 /// Reads the environment through `lookup`. What is wrong is listed, all of it; in its place stands the default.
@@ -115,6 +117,7 @@ pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> (Settings, Vec<Problem>)
             Some(list) => list.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect(),
             None => vec!["admin".into()],
         },
+        authorities: None,
     };
     // Without effect here, and yet a mistake in them is told, as it was before.
     r.integer("OTR_BUFFER_SIZE", 0..=i64::MAX);

@@ -31,6 +31,22 @@ pub fn lookup<'a>(
     }
 }
 
+/// Where Go looks for the authorities of the system on Linux, in that order.
+const BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The file with the authorities that this machine trusts, a private one among them maybe: oplogtoredis knows no others.
+pub fn authorities(process: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let named = process("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    named.or_else(|| BUNDLES.iter().find(|file| std::path::Path::new(file).is_file()).map(|file| (*file).to_owned()))
+}
+
 /// What the environment asks for and oplogue does not do, each with what to do instead.
 pub fn unsupported(settings: &Settings) -> Vec<&'static str> {
     let mut all = Vec::new();

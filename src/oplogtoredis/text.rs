@@ -90,9 +90,10 @@ fn denylist(out: &mut String, s: &Settings) {
          \n\
          [state.redis]\n\
          url = \"${{{}}}\"\n\
-         metadata_prefix = {}\n",
+         {}metadata_prefix = {}\n",
         seeds.join(", "),
         url_variable(0, s.redis_urls.len()),
+        ca_file(s, 0),
         quoted(&s.metadata_prefix)
     );
 }
@@ -105,7 +106,7 @@ fn route(out: &mut String, s: &Settings, index: usize) {
         "\n[sinks.{name}]\n\
          type = \"redis-oplog\"\n\
          url = \"${{{}}}\"  # OTR_REDIS_URL{}\n\
-         metadata_prefix = {}  # OTR_REDIS_METADATA_PREFIX\n\
+         {}metadata_prefix = {}  # OTR_REDIS_METADATA_PREFIX\n\
          # Marks and positions that oplogtoredis understands, and writes.\n\
          dedupe = \"keys\"\n\
          dedupe_ttl = \"{}s\"  # OTR_REDIS_DEDUPE_EXPIRATION\n\
@@ -123,12 +124,23 @@ fn route(out: &mut String, s: &Settings, index: usize) {
          on_bad_event = \"skip\"\n",
         url_variable(index, count),
         if count == 1 { String::new() } else { format!(", number {}", index + 1) },
+        ca_file(s, index),
         quoted(&s.metadata_prefix),
         s.dedupe_expiration.as_secs(),
         s.write_parallelism,
         if s.deep_fields { "deep" } else { "logged" },
         period(s.max_catch_up)
     );
+}
+
+/// Whom a TLS connection trusts: the authorities of this machine, as oplogtoredis does.
+fn ca_file(s: &Settings, index: usize) -> String {
+    match &s.authorities {
+        Some(file) if s.redis_urls[index].starts_with("rediss") => {
+            format!("ca_file = {}  # SSL_CERT_FILE, or that of the system\n", quoted(file))
+        }
+        _ => String::new(),
+    }
 }
 
 /// A duration as the configuration has it, in whole milliseconds.

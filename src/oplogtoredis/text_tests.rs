@@ -55,3 +55,18 @@ fn without_more_it_is_what_the_original_does() {
     assert_eq!(t["http"]["listen"].as_str(), Some("0.0.0.0:9000"));
     assert_eq!(t["http"]["style"].as_str(), Some("oplogtoredis"));
 }
+
+#[test]
+fn a_redis_behind_tls_is_trusted_as_the_machine_does() {
+    let set = |name: &str| match name {
+        "OTR_REDIS_URL" => Some("redis://a,rediss://b".to_owned()),
+        "OTR_MONGO_URL" => Some("mongodb://m".to_owned()),
+        _ => None,
+    };
+    let (mut settings, _) = env::read(&set);
+    settings.authorities = Some("/etc/a.pem".into());
+    let t: toml::Table = render(&settings).parse().unwrap();
+    assert_eq!(t["sinks"]["redis-2"]["ca_file"].as_str(), Some("/etc/a.pem"));
+    assert_eq!(t["sinks"]["redis-1"].get("ca_file"), None);
+    assert_eq!(t["state"]["redis"].get("ca_file"), None);
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mongodb::bson::{Document, doc};
 use oplogue_testkit::{
-    servers::{self, Redis, RedisOptions},
+    servers::{self, Mongo, MongoOptions, Redis, RedisOptions},
     unique,
 };
 
@@ -121,4 +121,40 @@ async fn names_types_labels_and_buckets_are_those_of_the_original() {
     assert_eq!((sizes.len(), &sizes[0][..], &sizes[1][..], &sizes[29][..]), (31, "0", "8", "2147483648"), "{sizes:?}");
     // Our own are there too.
     assert!(types.contains_key("oplogue_events_total") && types.contains_key("process_resident_memory_bytes"));
+}
+
+/// What the fault-injection suite of the original reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_and_a_restart_are_counted_as_the_original_does() {
+    let mongo = Mongo::start(MongoOptions::default()).await;
+    let redis = Redis::start(RedisOptions { appendonly: true, ..RedisOptions::default() }).await;
+    let coll = mongo.client().await.database("testdb").collection::<Document>("Test");
+    let insert = async |n: i32| coll.insert_one(doc! {"_id": format!("id{n}")}).await.map(drop).expect("an insert");
+    let sent = "otr_redispub_processed_messages{status=\"sent\"}";
+    let temporary = "otr_redispub_temporary_send_failures";
+    let received = "otr_oplog_entries_received{database=\"testdb\",status=\"processed\"}";
+    let mut dropin = DropIn::new(&mongo.uri(), &redis.url(), "o::", &[]);
+    dropin.start();
+    assert_eq!(dropin.metric(temporary), Some(0.0));
+    insert(0).await;
+    dropin.wait("sent", |o| o.metric(sent) == Some(1.0));
+    redis.stop().await;
+    for n in 1..30 {
+        insert(n).await;
+    }
+    dropin.wait("failing", |o| o.metric(temporary) > Some(0.0) && o.metric(received) == Some(30.0));
+    redis.start_again().await;
+    dropin.wait("sent", |o| o.metric(sent) >= Some(30.0));
+    assert_eq!(dropin.metric(sent), Some(30.0));
+    assert_eq!(dropin.metric("otr_redispub_processed_messages{status=\"failed\"}"), Some(0.0));
+    assert!(dropin.terminate().0.success());
+
+    for n in 30..40 {
+        insert(n).await;
+    }
+    dropin.start();
+    dropin.wait("sent", |o| o.metric(sent) >= Some(10.0));
+    assert_eq!((dropin.metric(sent), dropin.metric(received)), (Some(10.0), Some(10.0)));
+    assert_eq!(dropin.metric("otr_oplog_resume_gap_seconds_count{status=\"success\"}"), Some(1.0));
+    assert_eq!(dropin.metric("otr_oplog_resume_gap_seconds_count{status=\"failed\"}"), Some(0.0));
 }

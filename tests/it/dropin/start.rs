@@ -164,6 +164,27 @@ async fn the_port_opens_when_every_later_write_is_published_and_a_dead_redis_del
     dropin.wait("well", |o| o.http("GET", "/healthz").0 == 200);
 }
 
+/// oplogtoredis trusts whom the machine does. A private authority stands among many there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_authority_of_the_machine_is_trusted() {
+    let mongo = servers::mongo().await;
+    let redis = Redis::start(RedisOptions { tls: true, ..RedisOptions::default() }).await;
+    let db = unique("tls");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bundle.pem");
+    let system = oplogue::oplogtoredis::authorities(&|_| None).and_then(|file| std::fs::read_to_string(file).ok());
+    let private = std::fs::read_to_string(redis.ca_file().unwrap()).unwrap();
+    std::fs::write(&file, format!("{}\n{private}", system.unwrap_or_default())).unwrap();
+    let bundle = file.display().to_string();
+    let mut dropin = DropIn::new(&mongo.uri(), &redis.url(), &format!("{db}::"), &[("SSL_CERT_FILE", &bundle)]);
+    dropin.start();
+    dropin.wait("well", |o| o.http("GET", "/healthz").0 == 200);
+    mongo.client().await.database(&db).collection("c").insert_one(doc! {"_id": "x"}).await.unwrap();
+    let sent = "otr_redispub_processed_messages{status=\"sent\"}";
+    dropin.wait("sent", |o| o.metric(sent) >= Some(1.0));
+    assert_eq!(dropin.http("PUT", "/denylist/abc").0, 201);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_ends_it_at_once() {
     let mongo = servers::mongo().await;
