@@ -239,7 +239,7 @@ impl MongoStore {
     async fn look(&self) -> Result<Finding> {
         let client = self.client().await?;
         let (db, coll) = (&self.settings.database, &self.settings.collection);
-        let missing = missing(privileges(&client).await?, db, coll);
+        let missing = missing(privileges(client).await?, db, coll);
         if !missing.is_empty() {
             return Err(Error::operator(format!("the user may not {} in {db}.{coll}", missing.join(", ")))
                 .hint(format!("grant the user the role `readWrite` on the database `{db}`")));
