@@ -78,6 +78,11 @@ impl Writer {
             .await;
     }
 
+    /// How many changes have been acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     pub async fn finish(self) -> Written {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the writer")

@@ -27,6 +27,8 @@ pub struct Proxy {
 
 struct State {
     upstream: String,
+    /// What is replaced in the server's replies.
+    renamed: Vec<(Vec<u8>, Vec<u8>)>,
     mode: watch::Sender<Mode>,
     /// How many more bytes of the server's the clients get, when that is limited.
     budget: Mutex<Option<u64>>,
@@ -50,10 +52,21 @@ impl Proxy {
     /// # Panics
     /// When no port can be had.
     pub async fn start(upstream: impl Into<String>) -> Proxy {
+        Proxy::start_renaming(upstream, &[]).await
+    }
+
+    /// Like [`Proxy::start`]; every `old` in the server's replies, `(old, new)`, becomes `new`, which is as long. So a server
+    /// that tells of others leads to proxies before them: `("27017", "34567")`. What is split over two reads stays.
+    ///
+    /// # Panics
+    /// When no port can be had, or a pair is not of one length.
+    pub async fn start_renaming(upstream: impl Into<String>, renamed: &[(String, String)]) -> Proxy {
+        assert!(renamed.iter().all(|(old, new)| old.len() == new.len() && !old.is_empty()), "{renamed:?}");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port for the proxy");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let state = Arc::new(State {
             upstream: upstream.into(),
+            renamed: renamed.iter().map(|(old, new)| (old.clone().into(), new.clone().into())).collect(),
             mode: watch::Sender::default(),
             budget: Mutex::new(None),
             open: AtomicUsize::new(0),
@@ -235,6 +248,13 @@ async fn downwards(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, state: &Stat
     while let Ok(n @ 1..) = from.read(&mut chunk).await {
         if mode.wait_for(|m| !m.stalled).await.is_err() {
             return;
+        }
+        for (old, new) in &state.renamed {
+            for at in 0..(n + 1).saturating_sub(old.len()) {
+                if chunk[at..].starts_with(old) {
+                    chunk[at..at + new.len()].copy_from_slice(new);
+                }
+            }
         }
         let (pass, last) = state.allow(n);
         if to.write_all(&chunk[..pass]).await.is_err() {

@@ -200,9 +200,13 @@ impl Link {
 
     /// Hangs up; the next call connects again, to whoever is the master then.
     pub async fn disconnect(&self) {
-        self.slot.clear();
-        if let To::Sentinel(resolver) = &self.to {
-            resolver.refresh();
+        match &self.to {
+            // Calls under way end, too: the slot is how the sentinels would end them.
+            To::Sentinel(resolver) => {
+                self.slot.drop_now();
+                resolver.refresh();
+            }
+            To::Nodes(_) | To::Static(_) => self.slot.clear(),
         }
     }
 

@@ -77,7 +77,15 @@ impl Slot {
         }
     }
 
-    /// The same, if it leads elsewhere.
+    /// The same, if it still holds this connection.
+    pub fn drop_this(&self, open: &Open) {
+        let mut slot = self.lock();
+        if let Some((_, sender)) = slot.take_if(|(held, _)| held.gone.same_channel(&open.gone)) {
+            sender.send_replace(true);
+        }
+    }
+
+    /// [`Slot::drop_now`], if it leads elsewhere.
     pub fn drop_unless(&self, address: &Address) {
         let leads_elsewhere = self.lock().as_ref().is_some_and(|(open, _)| open.address != *address);
         if leads_elsewhere {

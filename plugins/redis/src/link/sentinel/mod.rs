@@ -26,8 +26,8 @@ use super::{
     open::Slot,
 };
 
-/// How long the server of a connection may take to say that it is still a master.
-const ROLE: Duration = Duration::from_secs(2);
+/// How long the server of a connection may take to say that it is still a master. Short, since nothing else is heard meanwhile.
+const ROLE: Duration = Duration::from_millis(200);
 
 /// A task that ends with this value.
 struct Task(JoinHandle<()>);
@@ -212,10 +212,10 @@ impl Following {
                 if let Some(mut open) = self.slot.get() {
                     // Nothing is changed while nobody can say; but a connection to what is no master any more is no use.
                     let role = timeout(ROLE, connect::role(&mut open.connection, &self.group.name)).await;
-                    if matches!(role, Ok(Ok(Role::Master))) {
-                        self.degrade(&refusal);
-                    } else {
-                        self.slot.forget(&open);
+                    match role {
+                        // One that does not answer is for the call that waits for it to judge.
+                        Ok(Ok(Role::Master)) | Err(_) => self.degrade(&refusal),
+                        Ok(_) => self.slot.drop_this(&open),
                     }
                 }
                 self.tell(Err(refusal));
