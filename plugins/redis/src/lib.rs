@@ -5,6 +5,7 @@
 
 mod changed;
 mod check;
+mod coalesce;
 mod collections;
 mod ejson;
 mod fields;

@@ -46,6 +46,12 @@ pub const SINK: &[Field] = &[
     )
     .default("\"top-level\""),
     Field::new(
+        "coalesce",
+        FieldType::Bool,
+        "Whether changes of one document that wait for the same call of Redis become one message",
+    )
+    .default("false"),
+    Field::new(
         "collections",
         FieldType::Any,
         "Tables with settings for some collections: match, publish, document, namespaces, channels, object_ids, skip_if_only",
@@ -72,6 +78,8 @@ pub struct SinkOptions {
     pub dedupe: Dedupe,
     #[serde(default)]
     pub fields: Detail,
+    #[serde(default)]
+    pub coalesce: bool,
     #[serde(rename = "prefixes")]
     _prefixes: Option<IgnoredAny>,
     #[serde(rename = "collections")]

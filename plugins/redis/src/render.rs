@@ -14,7 +14,7 @@ use crate::{
     ejson,
     fields::FieldList,
     id::{write_id, write_suffix},
-    notices::{Notice, Notices},
+    notices::{Missing, Notices},
     pack::Pack,
     raw::{Element, find},
     template::Channels,
@@ -119,7 +119,7 @@ impl Renderer {
         // gone meanwhile, a deletion follows.
         let no_document = rule.document == Document::Full && event.op == Op::Update && event.after.is_none();
         if no_document {
-            self.notices.once(&event.ns, Notice::NoDocument);
+            self.notices.once(&event.ns, Missing::Document);
         }
         Ok(no_document)
     }
@@ -229,10 +229,10 @@ fn templates(
         let moves = event.op != Op::Update || rule.may_move(event)?;
         // What did not change is the same in both.
         if event.op == Op::Update && event.after.is_none() && (moves || event.before.is_none()) {
-            notices.once(ns, Notice::NoImage);
+            notices.once(ns, Missing::Image);
         }
         if event.before.is_none() && moves {
-            notices.once(ns, Notice::NoPreImage);
+            notices.once(ns, Missing::PreImage);
         }
     }
     let after_namespace: [&[u8]; 2] = [b"::", ns.coll().as_bytes()];
@@ -244,7 +244,7 @@ fn templates(
         }
         for image in events().flat_map(|event| event.before.iter().chain(&event.after)) {
             if !template.channels(image.as_bytes(), rule.object_ids, (prefix, back), further)? {
-                notices.once(ns, Notice::NoText);
+                notices.once(ns, Missing::Text);
             }
         }
     }

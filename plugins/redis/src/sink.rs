@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     check,
+    coalesce::{Runs, window},
     link::{Link, Script},
     options::SinkOptions,
     pack::Pack,
@@ -48,6 +49,9 @@ struct Work {
     /// Places of events without a message.
     ignored: Vec<usize>,
     logged: HashSet<Namespace>,
+    coalesce: bool,
+    /// Events that are told together; none without `coalesce`.
+    runs: Runs,
 }
 
 /// What one call of the script did.
@@ -71,7 +75,7 @@ impl RedisOplog {
             route: context.route.clone(),
             dedupe: options.dedupe.is_on(),
             publish: Script::new(include_str!("publish.lua")),
-            work: Mutex::new(Work::new(Renderer::new(options.rendering))),
+            work: Mutex::new(Work::new(Renderer::new(options.rendering), options.coalesce)),
             prefix: options.prefix,
         })
     }
@@ -81,8 +85,9 @@ impl RedisOplog {
         Ok(self.store.key(route))
     }
 
-    /// Runs the script. `known` is the watermark that an earlier call has confirmed.
-    async fn publish(&self, batch: &[u8], upto: Option<&Position>, known: &[u8]) -> Result<Published> {
+    /// Runs the script. `known` is the watermark that an earlier call has confirmed; `whole`: if the batch is not published as a
+    /// whole, nothing of it counts as published.
+    async fn publish(&self, batch: &[u8], upto: Option<&Position>, known: &[u8], whole: bool) -> Result<Published> {
         let time = upto.map(|p| time_digits(p.time));
         let args = [
             batch,
@@ -90,6 +95,7 @@ impl RedisOplog {
             upto.map_or(&[][..], |p| p.token.as_bytes()),
             time.as_ref().map_or(&[][..], |t| &t[..]),
             known,
+            if whole { b"1" } else { b"" },
         ];
         let place = self.link.place();
         let reply = self.link.run(&self.publish, self.key()?.as_bytes(), &args).await?;
@@ -112,23 +118,59 @@ impl RedisOplog {
 }
 
 impl Work {
-    fn new(renderer: Renderer) -> Work {
-        Work { renderer, pack: Pack::new(), packed: Vec::new(), ignored: Vec::new(), logged: HashSet::new() }
+    fn new(renderer: Renderer, coalesce: bool) -> Work {
+        Work {
+            renderer,
+            pack: Pack::new(),
+            packed: Vec::new(),
+            ignored: Vec::new(),
+            logged: HashSet::new(),
+            coalesce,
+            runs: Runs::default(),
+        }
     }
 
     /// Renders events from `next` on until the pack is full, and moves `next` behind them. An event that cannot be rendered
     /// ends the pack, too; `next` is its place then.
     fn fill(&mut self, events: &[Event], next: &mut usize) -> Option<Error> {
+        let (start, ignored) = (*next, self.ignored.len());
+        let mut bad = None;
+        let mut end = if self.coalesce { window(events, start, MOST_EVENTS, MOST_BYTES) } else { events.len() };
+        loop {
+            *next = start;
+            self.ignored.truncate(ignored);
+            if self.coalesce {
+                self.runs.plan(&mut self.renderer, events, start, end);
+            }
+            let Err((error, alone)) = self.fill_until(&events[..end], next) else { return bad };
+            // Of several events together it is not known which one is wrong: the next call tries the last by itself.
+            bad = alone.then_some(error);
+            if self.runs.first_untold(*next) == *next {
+                return bad;
+            }
+            // What was to be told with an event that is not reached is told without it.
+            end = *next;
+        }
+    }
+
+    /// The same for one pass. An error comes with whether its event stood alone.
+    fn fill_until(&mut self, events: &[Event], next: &mut usize) -> Result<(), (Error, bool)> {
         self.pack.clear(2 * MOST_BYTES);
         self.renderer.begin();
         self.packed.clear();
         while let Some(event) = events.get(*next) {
             let full = self.packed.len() >= MOST_EVENTS || self.pack.size() >= MOST_BYTES;
             // Events of one id stay together: the watermark cannot stand between them.
-            if full && events[*next - 1].id() != event.id() {
+            if full && !self.coalesce && events[*next - 1].id() != event.id() {
                 break;
             }
-            match self.renderer.render(&mut self.pack, &[], event) {
+            if self.runs.is_merged(*next) {
+                self.ignored.push(*next);
+                *next += 1;
+                continue;
+            }
+            let earlier = self.runs.earlier(events, *next);
+            match self.renderer.render(&mut self.pack, &earlier, event) {
                 Ok(Rendered::Message) => self.packed.push(*next),
                 Ok(Rendered::Gap) => {
                     self.packed.push(*next);
@@ -145,11 +187,11 @@ impl Work {
                     self.log_once(&event.ns);
                     self.ignored.push(*next);
                 }
-                Err(e) => return Some(e.at(format_args!("{} of {}", event.op.name(), event.ns))),
+                Err(e) => return Err((e.at(format_args!("{} of {}", event.op.name(), event.ns)), earlier.is_empty())),
             }
             *next += 1;
         }
-        None
+        Ok(())
     }
 
     fn log_once(&mut self, ns: &Namespace) {
@@ -203,7 +245,7 @@ impl Sink for RedisOplog {
             let mut failed = bad.map(|e| (next, e));
             if !work.packed.is_empty() || upto.is_some() {
                 let known = self.store.watermark()?;
-                match self.publish(work.pack.finish(), upto, &known).await {
+                match self.publish(work.pack.finish(), upto, &known, work.runs.any()).await {
                     Ok(published) => {
                         if self.dedupe {
                             self.store.set_watermark(published.watermark);
@@ -212,7 +254,8 @@ impl Sink for RedisOplog {
                         if let Some(e) = published.failure {
                             // I1: what was not sent is not marked, and is reported.
                             let at = work.packed.get(published.done).copied();
-                            failed = Some((at.ok_or_else(|| strange_reply(self.link.place()))?, e));
+                            let at = at.ok_or_else(|| strange_reply(self.link.place()))?;
+                            failed = Some((work.runs.first_untold(at), e));
                         }
                     }
                     Err(e) if e.kind() == ErrorKind::PositionLost => {
@@ -245,7 +288,7 @@ impl Sink for RedisOplog {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.publish(Pack::new().finish(), None, b"").await.map(drop)
+        self.publish(Pack::new().finish(), None, b"", false).await.map(drop)
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The sink and the stores against real servers.
 
 mod checks;
+mod coalesce;
 mod collections;
 mod dedupe;
 mod documents;
