@@ -7,6 +7,7 @@ mod dedupe;
 mod documents;
 mod faults;
 mod messages;
+mod meteor;
 mod refusals;
 mod stores;
 mod support;
