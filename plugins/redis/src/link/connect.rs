@@ -1,6 +1,9 @@
 //! One connection to one server: TLS, credentials, and what it says it is.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use oplogue_api::{Error, Result};
 use redis::{
@@ -52,7 +55,7 @@ pub enum Role {
 }
 
 /// A PEM file, as the option `option` names it. `within` is what must be in it.
-async fn pem(option: &str, path: &PathBuf, within: &[u8]) -> Result<Vec<u8>> {
+async fn pem(option: &str, path: &Path, within: &[u8]) -> Result<Vec<u8>> {
     let text = tokio::fs::read(path).await.map_err(|e| unreadable(option, path, &e.to_string()))?;
     if !text.windows(within.len()).any(|w| w == within) {
         return Err(unreadable(option, path, "there is none in the file"));
@@ -60,7 +63,7 @@ async fn pem(option: &str, path: &PathBuf, within: &[u8]) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn unreadable(option: &str, path: &PathBuf, what: &str) -> Error {
+fn unreadable(option: &str, path: &Path, what: &str) -> Error {
     let (is, hint) = match option {
         "ca_file" => ("certificates", "the certificate of the authority that signed that of Redis"),
         "cert_file" => ("certificate", "the client's certificate"),
