@@ -112,7 +112,8 @@ async fn documents() {
 
     // TestUpdateArraySet
     let values = |a: i32, b: i32, c: i32| vec![doc! {"value": a}, doc! {"value": b}, doc! {"value": c}];
-    let given = [doc! {"_id": "someid", "hello": values(10, 20, 10)}, doc! {"_id": "someid2", "hello": values(1, 2, 30)}];
+    let given =
+        [doc! {"_id": "someid", "hello": values(10, 20, 10)}, doc! {"_id": "someid2", "hello": values(1, 2, 30)}];
     b.given("Foo", &given).await;
     foo.update_many(doc! {"hello.value": {"$gt": 15}}, doc! {"$inc": {"hello.$.value": 100}}).await.unwrap();
     b.expect(&[

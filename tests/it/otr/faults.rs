@@ -169,7 +169,8 @@ async fn mongo_is_stopped_and_started() {
             for member in 0..3 {
                 b.mongo.stop(member).await;
             }
-            wait_for("bad health", || async { otr.get("/healthz").1 == "{\"mongoOK\":false,\"redisOK\":true}\n" }).await;
+            wait_for("bad health", || async { otr.get("/healthz").1 == "{\"mongoOK\":false,\"redisOK\":true}\n" })
+                .await;
             for member in 0..3 {
                 b.mongo.start_member(member).await;
             }
