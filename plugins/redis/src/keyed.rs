@@ -101,7 +101,7 @@ impl Inner {
         }
     }
 
-    async fn run(&self, Part { pack, upto, has_gap }: Part<'_>, claim: &[u8]) -> Result<Told> {
+    async fn run(&self, Part { pack, upto, has_gap, .. }: Part<'_>, claim: &[u8]) -> Result<Told> {
         let place = self.link.place();
         let upto = upto.map(|p| entry_number(p.time).to_string()).unwrap_or_default();
         let (ttl, ordinals) = (self.ttl.as_secs().to_string(), self.ordinals.to_string());
@@ -220,7 +220,7 @@ impl CheckpointStore for Keyed {
     async fn save(&self, _: &str, checkpoint: &Checkpoint) -> Result<Saved> {
         let claim = self.0.claim()?;
         let mut pack = Pack::new();
-        let part = Part { pack: pack.finish(), upto: Some(&checkpoint.position), has_gap: false };
+        let part = Part::of(pack.finish(), Some(&checkpoint.position));
         let stored = self.0.run(part, &claim).await?.stored.map(entry_time);
         Ok(match stored {
             Some(time) if time > checkpoint.position.time => {
@@ -239,7 +239,7 @@ impl CheckpointStore for Keyed {
         match position {
             Some(_) => {
                 let mut pack = Pack::new();
-                let part = Part { pack: pack.finish(), upto: position, has_gap: true };
+                let part = Part { has_gap: true, ..Part::of(pack.finish(), position) };
                 self.0.run(part, b"").await.map(drop)
             }
             None => {

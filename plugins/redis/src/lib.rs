@@ -5,6 +5,7 @@
 
 mod changed;
 mod check;
+mod coalesce;
 mod collections;
 mod ejson;
 mod fields;
@@ -26,6 +27,7 @@ mod sink;
 mod store;
 mod template;
 mod watermark;
+mod work;
 
 use std::sync::Arc;
 

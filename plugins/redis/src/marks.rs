@@ -30,9 +30,16 @@ pub struct Part<'a> {
     pub upto: Option<&'a Position>,
     /// The position was lost within it: `upto` holds although it may be an earlier one.
     pub has_gap: bool,
+    /// If an event is refused, none of the pack counts as published: messages behind it speak for events before it.
+    pub is_whole: bool,
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// Nothing special.
+    pub fn of(pack: &'a [u8], upto: Option<&'a Position>) -> Part<'a> {
+        Part { pack, upto, has_gap: false, is_whole: false }
+    }
+
     /// Whether there is nothing to do: the call shows that the next one could work.
     pub fn is_empty(&self) -> bool {
         self.pack.len() <= Pack::EMPTY && self.upto.is_none()

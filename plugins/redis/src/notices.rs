@@ -4,19 +4,19 @@ use std::collections::HashSet;
 
 use oplogue_api::Namespace;
 
-/// Something that an operator should know about a collection.
+/// What is missing to do with the events of a collection as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Notice {
+pub enum Missing {
     /// `document = "full"`, and the source did not deliver the document.
-    DocumentMissing,
+    Document,
     /// Templates, and the source did not deliver the document.
-    ImageMissing,
+    Image,
     /// Templates, and the source did not deliver the document as it was before.
-    PreImageMissing,
+    PreImage,
     /// A field of a template has a value that has no text.
-    FieldWithoutText,
-    /// Ids of a type that Meteor has no channel for.
-    IdWithoutChannel,
+    Text,
+    /// Ids of a type that Meteor has a channel for.
+    Channel,
 }
 
 /// More than this are not remembered as told.
@@ -24,32 +24,32 @@ const MOST: usize = 10_000;
 
 /// What has been told.
 #[derive(Default)]
-pub struct Notices(HashSet<(Namespace, Notice)>);
+pub struct Notices(HashSet<(Namespace, Missing)>);
 
 impl Notices {
-    /// Logs the notice, the first time that it concerns this namespace.
-    pub fn once(&mut self, ns: &Namespace, notice: Notice) {
-        if self.0.len() >= MOST || self.0.contains(&(ns.clone(), notice)) {
+    /// Logs it, the first time that it concerns this namespace.
+    pub fn once(&mut self, ns: &Namespace, missing: Missing) {
+        if self.0.len() >= MOST || self.0.contains(&(ns.clone(), missing)) {
             return;
         }
-        self.0.insert((ns.clone(), notice));
-        match notice {
-            Notice::DocumentMissing => tracing::warn!(
+        self.0.insert((ns.clone(), missing));
+        match missing {
+            Missing::Document => tracing::warn!(
                 %ns,
                 "updates without the document are not published, as document = \"full\" asks for it: let the source deliver full documents"
             ),
-            Notice::ImageMissing => tracing::warn!(
+            Missing::Image => tracing::warn!(
                 %ns,
                 "updates without the document are not published to the channels of templates: let the source deliver full documents"
             ),
-            Notice::PreImageMissing => tracing::warn!(
+            Missing::PreImage => tracing::warn!(
                 %ns,
                 "the channels that a document leaves, or had when it was deleted, are not told: let the source deliver pre-images"
             ),
-            Notice::IdWithoutChannel => {
+            Missing::Channel => {
                 tracing::warn!(%ns, "documents whose _id is of a type that Meteor has no channel for are not published");
             }
-            Notice::FieldWithoutText => tracing::warn!(
+            Missing::Text => tracing::warn!(
                 %ns,
                 "a field of a template holds values of a type that has no text; they make no channel"
             ),
@@ -58,7 +58,7 @@ impl Notices {
 
     /// Whether this has been told.
     #[cfg(test)]
-    pub fn has(&self, ns: &str, notice: Notice) -> bool {
-        self.0.contains(&(Namespace::new(ns), notice))
+    pub fn has(&self, ns: &str, missing: Missing) -> bool {
+        self.0.contains(&(Namespace::new(ns), missing))
     }
 }

@@ -101,6 +101,12 @@ pub const SINK: &[Field] = &[
     )
     .default("\"top-level\""),
     Field::new(
+        "coalesce",
+        FieldType::Bool,
+        "Whether changes of one document that wait for the same call of Redis become one message",
+    )
+    .default("false"),
+    Field::new(
         "collections",
         FieldType::Any,
         "Tables with settings for some collections: match, publish, document, namespaces, channels, object_ids, skip_if_only",
@@ -195,6 +201,8 @@ pub struct SinkOptions {
     pub resync_user: Option<String>,
     #[serde(default)]
     pub fields: Detail,
+    #[serde(default)]
+    pub coalesce: bool,
     #[serde(rename = "prefixes")]
     _prefixes: Option<IgnoredAny>,
     #[serde(rename = "collections")]
@@ -294,6 +302,13 @@ impl SinkOptions {
                         .hint("remove it, or set `dedupe`"));
                 }
             }
+        }
+        if self.coalesce && self.dedupe == Dedupe::Keys {
+            return Err(Error::option(
+                "coalesce",
+                "`coalesce` cannot be had with dedupe = \"keys\": the keys are those of single events",
+            )
+            .hint("remove it, or use dedupe = \"watermark\""));
         }
         let ttl = self.dedupe_ttl.map_or(Duration::from_secs(150), |p| p.0);
         if ttl < Duration::from_secs(1) || ttl > Duration::from_secs(365 * 24 * 3600) {

@@ -5,6 +5,7 @@
 -- ARGV[2]  '1': leave out what is not later than the watermark
 -- ARGV[3]  resume token to store with the last event, ARGV[4] its cluster time ('' = none)
 -- ARGV[5]  the watermark that this instance knows to have been stored ('' = none)
+-- ARGV[6]  '1': if an event is refused, none of the batch counts as sent: messages behind it speak for events before it
 -- returns  {events done, how many of them were left out, the watermark, error that stopped at the next one or nil};
 --          {-1, 0, error} when the state of the batch as a whole is not known to be stored
 local key, dedupe, token, time = KEYS[1], ARGV[2] == '1', ARGV[3], ARGV[4]
@@ -62,6 +63,7 @@ for i = 1, #batch, 4 do
   end
   done = done + 1
 end
+if failure and ARGV[6] == '1' then mark = old end
 
 local change = {}
 if dedupe and mark ~= (state[2] or '') then

@@ -15,7 +15,7 @@ use crate::{
     fields::FieldList,
     id::{write_id, write_suffix},
     keyed::entry_number,
-    notices::{Notice, Notices},
+    notices::{Missing, Notices},
     pack::Pack,
     raw::{Element, find},
     template::Channels,
@@ -136,7 +136,7 @@ impl Renderer {
         // gone meanwhile, a deletion follows.
         let no_document = rule.document == Document::Full && event.op == Op::Update && event.after.is_none();
         if no_document {
-            self.notices.once(&event.ns, Notice::DocumentMissing);
+            self.notices.once(&event.ns, Missing::Document);
         }
         Ok(no_document)
     }
@@ -198,7 +198,7 @@ impl Renderer {
             }
         };
         if !has_channel {
-            notices.once(&event.ns, Notice::IdWithoutChannel);
+            notices.once(&event.ns, Missing::Channel);
             return Ok(Rendered::NoChannel);
         }
         let whole = rule.and_then(|rule| document(rule, earlier, event));
@@ -254,10 +254,10 @@ fn templates(
         let moves = event.op != Op::Update || rule.may_move(event)?;
         // What did not change is the same in both.
         if event.op == Op::Update && event.after.is_none() && (moves || event.before.is_none()) {
-            notices.once(ns, Notice::ImageMissing);
+            notices.once(ns, Missing::Image);
         }
         if event.before.is_none() && moves {
-            notices.once(ns, Notice::PreImageMissing);
+            notices.once(ns, Missing::PreImage);
         }
     }
     let after_namespace: [&[u8]; 2] = [b"::", ns.coll().as_bytes()];
@@ -269,7 +269,7 @@ fn templates(
         }
         for image in events().flat_map(|event| event.before.iter().chain(&event.after)) {
             if !template.channels(image.as_bytes(), rule.object_ids, (prefix, back), further)? {
-                notices.once(ns, Notice::FieldWithoutText);
+                notices.once(ns, Missing::Text);
             }
         }
     }

@@ -292,32 +292,31 @@ fn with_tables(text: &str) -> Renderer {
 fn an_image_that_a_template_needs_is_asked_for_once_a_collection() {
     let doc_a = || Some(raw(doc! {"_id": 1, "a": 1}));
     let changed = |name: &str| update(1, v2(doc! {"u": {name: 1}}));
-    let table: Vec<(Event, &[Notice])> = vec![
+    let table: Vec<(Event, &[Missing])> = vec![
         (insert("app.tasks", doc! {"_id": 1, "a": 1}), &[]),
         (Event { after: doc_a(), ..changed("x") }, &[]),
         (Event { before: doc_a(), ..changed("x") }, &[]),
         (Event { before: doc_a(), after: doc_a(), ..changed("a") }, &[]),
-        (Event { after: doc_a(), ..changed("a") }, &[Notice::PreImageMissing]),
-        (Event { before: doc_a(), ..changed("a") }, &[Notice::ImageMissing]),
-        (changed("x"), &[Notice::ImageMissing]),
+        (Event { after: doc_a(), ..changed("a") }, &[Missing::PreImage]),
+        (Event { before: doc_a(), ..changed("a") }, &[Missing::Image]),
+        (changed("x"), &[Missing::Image]),
         (Event { before: doc_a(), ..event(Op::Delete, "app.tasks", 1) }, &[]),
-        (event(Op::Delete, "app.tasks", 1), &[Notice::PreImageMissing]),
-        (Event { after: doc_a(), ..event(Op::Replace, "app.tasks", 1) }, &[Notice::PreImageMissing]),
-        (insert("app.tasks", doc! {"_id": 1, "a": DateTime::from_millis(1)}), &[Notice::FieldWithoutText]),
+        (event(Op::Delete, "app.tasks", 1), &[Missing::PreImage]),
+        (Event { after: doc_a(), ..event(Op::Replace, "app.tasks", 1) }, &[Missing::PreImage]),
+        (insert("app.tasks", doc! {"_id": 1, "a": DateTime::from_millis(1)}), &[Missing::Text]),
     ];
     for (event, notices) in table {
         let mut renderer = with_tables("collections = [{ match = 'app.*', namespaces = ['{a}'] }]");
         let mut pack = Pack::new();
         assert_eq!(renderer.render(&mut pack, &[], &event).unwrap(), Rendered::Message);
-        for notice in [Notice::DocumentMissing, Notice::ImageMissing, Notice::PreImageMissing, Notice::FieldWithoutText]
-        {
+        for notice in [Missing::Document, Missing::Image, Missing::PreImage, Missing::Text] {
             assert_eq!(renderer.notices.has("app.tasks", notice), notices.contains(&notice), "{notice:?}: {event:?}");
         }
     }
     let mut renderer = with_tables("collections = [{ match = 'app.*', document = 'full' }]");
     let mut pack = Pack::new();
     assert_eq!(renderer.render(&mut pack, &[], &changed("x")).unwrap(), Rendered::LeftOut);
-    assert!(renderer.notices.has("app.tasks", Notice::DocumentMissing) && unpack(&mut pack).is_empty());
+    assert!(renderer.notices.has("app.tasks", Missing::Document) && unpack(&mut pack).is_empty());
     renderer.render(&mut pack, &[], &insert("app.tasks", doc! {"_id": 1})).unwrap();
     assert_eq!(unpack(&mut pack)[1], b"app.tasks");
 }

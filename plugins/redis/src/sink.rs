@@ -16,15 +16,11 @@ use crate::{
     marks::{Marks, Part},
     options::{Dedupe, OnRefused, Resync, SinkOptions},
     pack::Pack,
-    render::{Ids, Rendered, Renderer},
+    render::{Ids, Renderer},
     store::{Keeping, RedisStore, strange_reply},
     watermark::Watermark,
+    work::{Cut, Work},
 };
-
-/// The most events, and about the most bytes, in one call of the script: while it runs, Redis does nothing else.
-const MOST_EVENTS: usize = 1024;
-/// See [`MOST_EVENTS`].
-const MOST_BYTES: usize = 1 << 20;
 
 /// Publishes events for Meteor's redis-oplog; see `docs/redis-oplog.md`.
 ///
@@ -38,28 +34,6 @@ pub struct RedisOplog {
     resync: Vec<Resync>,
     resync_user: Option<String>,
     work: Mutex<Work>,
-}
-
-/// What is reused from call to call.
-struct Work {
-    renderer: Renderer,
-    pack: Pack,
-    /// For each event of the pack its place in the slice.
-    packed: Vec<usize>,
-    /// The position was lost within the pack.
-    has_gap: bool,
-    /// Places of events without a message.
-    ignored: Vec<usize>,
-}
-
-/// Why a pack ends before the events do.
-enum Cut {
-    /// It is full.
-    Full,
-    /// The event at `next` cannot be rendered.
-    Bad(Error),
-    /// Subscribers are to load their data again before the event at `next`, a barrier, is passed.
-    Resync,
 }
 
 impl RedisOplog {
@@ -86,7 +60,7 @@ impl RedisOplog {
             on_refused: options.on_refused,
             resync: options.resync,
             resync_user: options.resync_user,
-            work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.rendering))),
+            work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.rendering), options.coalesce)),
             prefix: options.prefix,
             marks,
         })
@@ -141,53 +115,6 @@ impl RedisOplog {
     }
 }
 
-impl Work {
-    fn new(renderer: Renderer) -> Work {
-        Work { renderer, pack: Pack::new(), packed: Vec::new(), has_gap: false, ignored: Vec::new() }
-    }
-
-    /// Renders events from `next` on until the pack is full, and moves `next` behind them. `passed`: the subscribers have been
-    /// told of the barrier at `next`.
-    fn fill(&mut self, events: &[Event], next: &mut usize, resync: &[Resync], mut passed: bool) -> Option<Cut> {
-        self.pack.clear(2 * MOST_BYTES);
-        self.renderer.begin();
-        self.packed.clear();
-        self.has_gap = false;
-        let begin = *next;
-        while let Some(event) = events.get(*next) {
-            let full = self.packed.len() >= MOST_EVENTS || self.pack.size() >= MOST_BYTES;
-            // Events of one id stay together: the watermark cannot stand between them.
-            if full && *next > begin && events[*next - 1].id() != event.id() {
-                return Some(Cut::Full);
-            }
-            let concerns = Resync::of(event.op);
-            if concerns.is_some_and(|word| resync.contains(&word)) && !std::mem::take(&mut passed) {
-                return Some(Cut::Resync);
-            }
-            match self.renderer.render(&mut self.pack, &[], event) {
-                Ok(Rendered::Message) => self.packed.push(*next),
-                Ok(Rendered::Gap { is_packed }) => {
-                    self.has_gap = true;
-                    if is_packed {
-                        self.packed.push(*next);
-                    }
-                    self.ignored.push(*next);
-                }
-                Ok(Rendered::Barrier) => {
-                    if concerns.is_some_and(|word| !resync.contains(&word)) {
-                        tracing::warn!(op = event.op.name(), ns = %event.ns, "subscribers are not told: redis-oplog has no message for it");
-                    }
-                    self.ignored.push(*next);
-                }
-                Ok(Rendered::LeftOut | Rendered::NoChannel) => self.ignored.push(*next),
-                Err(e) => return Some(Cut::Bad(e.at(format_args!("{} of {}", event.op.name(), event.ns)))),
-            }
-            *next += 1;
-        }
-        None
-    }
-}
-
 /// The same error as one of another kind.
 fn with_kind(kind: ErrorKind, error: &Error) -> Error {
     let other = Error::new(kind, error.message());
@@ -234,14 +161,15 @@ impl Sink for RedisOplog {
             let upto = upto.filter(|_| is_last);
             let mut failed = None;
             if !work.packed.is_empty() || upto.is_some() {
-                let part = Part { pack: work.pack.finish(), upto, has_gap: work.has_gap };
+                let part = Part { pack: work.pack.finish(), upto, has_gap: work.has_gap, is_whole: work.runs.any() };
                 match self.marks.publish(part).await {
                     Ok(published) => {
                         written.duplicates += published.known;
                         if let Some(e) = published.failure {
                             // I1: what was not sent is not marked, and is reported.
                             let at = work.packed.get(published.done).copied();
-                            failed = Some((at.ok_or_else(|| strange_reply(self.link.place()))?, self.refused(e)));
+                            let at = at.ok_or_else(|| strange_reply(self.link.place()))?;
+                            failed = Some((work.runs.first_untold(at), self.refused(e)));
                         }
                     }
                     // The route goes back to what Redis holds.
@@ -283,7 +211,7 @@ impl Sink for RedisOplog {
 
     async fn ping(&self) -> Result<()> {
         let mut pack = Pack::new();
-        self.marks.publish(Part { pack: pack.finish(), upto: None, has_gap: false }).await.map(drop)
+        self.marks.publish(Part::of(pack.finish(), None)).await.map(drop)
     }
 
     async fn close(&self) -> Result<()> {

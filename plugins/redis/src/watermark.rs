@@ -36,7 +36,7 @@ impl Marks for Watermark {
     }
 
     async fn publish(&self, part: Part<'_>) -> Result<Published> {
-        let Part { pack, upto, .. } = part;
+        let Part { pack, upto, is_whole, .. } = part;
         let route = self.route.as_deref().ok_or_else(|| Error::bug("a sink without a route cannot write"))?;
         let confirmed = if part.is_empty() { Vec::new() } else { self.store.watermark()? };
         let time = upto.map(|p| time_digits(p.time));
@@ -46,6 +46,7 @@ impl Marks for Watermark {
             upto.map_or(&[][..], |p| p.token.as_bytes()),
             time.as_ref().map_or(&[][..], |t| &t[..]),
             &confirmed,
+            if is_whole { b"1" } else { b"" },
         ];
         let place = self.link.place();
         let reply = self.link.run(&self.script, self.store.key(route).as_bytes(), &args).await?;

@@ -282,6 +282,12 @@ fn options_that_have_no_meaning_are_refused() {
         let e = crate::support::try_sink("r", &[("url", "redis://h"), (key, value)]).err().unwrap();
         assert_eq!(e.field(), Some(key), "{e}");
     }
+    let table = toml::toml! {
+        url = "redis://h"
+        dedupe = "keys"
+        coalesce = true
+    };
+    assert_eq!(crate::support::try_sink_with("r", table).err().unwrap().field(), Some("coalesce"));
     for ttl in ["0s", "10ms"] {
         let all = [("url", "redis://h"), ("dedupe", "keys"), ("dedupe_ttl", ttl)];
         assert_eq!(crate::support::try_sink("r", &all).err().unwrap().field(), Some("dedupe_ttl"));

@@ -2,12 +2,14 @@
 
 mod checks;
 mod cluster;
+mod coalesce;
 mod collections;
 mod dedupe;
 mod documents;
 mod faults;
 mod keys;
 mod messages;
+mod meteor;
 mod refusals;
 mod resync;
 mod sentinel;

@@ -148,3 +148,19 @@ async fn an_event_that_cannot_be_rendered_fails_with_all_behind_it() {
     write(&sink, &events[3..], 4).await;
     assert_eq!(subscriber.on(&place.ns("tasks")).await.last(), place.heard(4..5).last());
 }
+
+/// Any other text ends the process of a subscriber.
+#[tokio::test]
+async fn nothing_but_messages_is_ever_published() {
+    let redis = servers::redis().await;
+    let place = Place::new(redis.url());
+    let subscriber = Subscriber::of(&place, redis.client()).await;
+    let sink = place.sink();
+    sink.open().await.unwrap();
+    sink.ping().await.unwrap();
+    assert!(!sink.check().await.is_empty());
+    write(&sink, &[], 0).await;
+    write(&sink, &[at(1, sample::barrier(Op::Gap, "")), at(2, sample::barrier(Op::Drop, &place.ns("tasks")))], 2).await;
+    sink.close().await.unwrap();
+    assert_eq!(subscriber.all().await, []);
+}
