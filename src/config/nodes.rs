@@ -229,6 +229,12 @@ pub(super) fn read_stores(
                 let options = Options::default();
                 let build = Arc::clone(&plugin.build);
                 let node = Node { name: plugin.name.to_owned(), kind: plugin.name, options, build };
+                let context =
+                    Context { name: plugin.name.to_owned(), state_dir: state_dir.to_owned(), ..Context::default() };
+                // One that needs one option or another is no different from one that needs a certain one.
+                if attempt(&node, &context).is_err() {
+                    continue;
+                }
                 nodes.entries.insert(plugin.name.to_owned(), Entry { node: Some(node), head: 0..0, is_used: true });
             }
         }

@@ -318,7 +318,11 @@ fn named_store(report: &mut Report<'_>, text: &Text, parts: &mut Parts<'_>) -> O
         if !report.is_broken() {
             let needed =
                 plugin.fields.iter().filter(|f| f.required).map(|f| format!("`{}`", f.name)).collect::<Vec<_>>();
-            let help = format!("add a table `[state.{}]` with {}", plugin.name, needed.join(", "));
+            let table = format!("add a table `[state.{}]`", plugin.name);
+            let help = match needed.as_slice() {
+                [] => format!("{table}; `oplogue plugins {}` shows one", plugin.name),
+                needed => format!("{table} with {}", needed.join(", ")),
+            };
             report.error(&text.span, format!("the checkpoint store `{}` needs options", plugin.name), Some(help));
         }
         return None;

@@ -206,12 +206,14 @@ fn router(telemetry: Arc<Telemetry>) -> Router {
             .route("/denylist/{*database}", any(otr::denylist_entry));
     }
     router
-        .route("/", get(|| async { INDEX }))
+        .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/healthz", health)
         .route("/readyz", get(readyz))
         .route("/api/v1/routes", get(routes))
-        .fallback(|| async { (StatusCode::NOT_FOUND, format!("there is no such page; there is:\n\n{INDEX}")) })
+        .fallback(async |telemetry| {
+            (StatusCode::NOT_FOUND, format!("there is no such page; there is:\n\n{}", index(telemetry).await))
+        })
         .layer(middleware::map_response(finish))
         .with_state(telemetry)
 }
@@ -222,6 +224,12 @@ async fn finish(mut response: Response) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+async fn index(State(telemetry): State<Arc<Telemetry>>) -> String {
+    let denylist =
+        "/denylist        the databases whose events are dropped; PUT and DELETE /denylist/DATABASE change it\n";
+    format!("{INDEX}{}", if telemetry.denylist.is_some() { denylist } else { "" })
 }
 
 async fn metrics(State(telemetry): State<Arc<Telemetry>>) -> impl IntoResponse {

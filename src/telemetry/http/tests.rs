@@ -191,3 +191,28 @@ fn it_stops_while_a_client_is_connected() {
     http.stop();
     assert!(begun.elapsed() < DEADLINE, "the silent client was waited for");
 }
+
+#[tokio::test]
+async fn a_reserved_address_is_taken_and_refuses_connections_until_it_listens() {
+    let reserved = reserve(LOCAL.parse().unwrap()).unwrap();
+    let address = reserved.socket.local_addr().unwrap();
+    assert!(StdStream::connect(address).is_err());
+    let _listener = reserved.listen().unwrap();
+    assert!(StdStream::connect(address).is_ok());
+    assert!(reserve(address).is_err(), "somebody listens there");
+}
+
+#[test]
+fn the_denylist_has_a_page_only_where_there_is_one() {
+    let (http, _) = start(&[]);
+    for path in ["/denylist", "/denylist/a"] {
+        assert_eq!(fetch(http.address(), path).0, 404);
+    }
+    assert!(!fetch(http.address(), "/").2.contains("/denylist"));
+    let telemetry = Telemetry { denylist: Some(crate::denylist::Denylist::new(&["a<b".into()])), ..Telemetry::new() };
+    let http = HttpThread::start(LOCAL.parse().unwrap(), Arc::new(telemetry)).unwrap();
+    assert_eq!(fetch(http.address(), "/denylist").2, "[\"a\\u003cb\"]\n");
+    assert_eq!(fetch(http.address(), "/denylist/a%3Cb").0, 200);
+    assert_eq!(fetch(http.address(), "/healthz").2, "ok\n", "the style is another matter");
+    assert!(fetch(http.address(), "/").2.contains("/denylist"));
+}

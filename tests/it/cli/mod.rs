@@ -243,3 +243,18 @@ async fn a_route_that_fails_is_the_exit_code() {
     assert!(told[0].to_string().contains("hint") && told[0].to_string().contains("gone->out"), "{}", told[0]);
     assert!(told[1].to_string().contains("1 of 1 routes failed: gone->out"), "{}", told[1]);
 }
+
+/// The store `redis` needs one of two options, so that none of them is required by itself.
+#[test]
+fn a_store_that_needs_options_must_have_its_table() {
+    let sound = "[sources.a]\ntype = \"mongo-oplog\"\nuri = \"mongodb://m\"\n[sinks.b]\ntype = \"stdout\"\n";
+    for more in ["checkpoint = \"redis\"\n", "[denylist]\nstore = \"redis\"\n"] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("oplogue.toml");
+        std::fs::write(&file, format!("{sound}[[routes]]\nfrom = \"a\"\nto = \"b\"\n{more}")).unwrap();
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_oplogue")).arg("check").arg(&file).output().unwrap();
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{told}");
+        assert!(told.contains("add a table `[state.redis]`"), "{told}");
+    }
+}
