@@ -15,9 +15,11 @@ const PG_URL: Names = ("OTR_PG_PERSISTENCE_URL", Some("PG_PERSISTENCE_URL"));
 const SENTRY_DSN: Names = ("OTR_SENTRY_DSN", Some("SENTRY_DSN"));
 /// Not one of oplogtoredis.
 const DENYLIST_SEED: Names = ("OPLOGUE_DENYLIST_SEED", None);
+/// Not one of oplogtoredis.
+const RESYNC: Names = ("OPLOGUE_RESYNC", None);
 
 /// Every variable that is read: for documentation and its tests.
-pub const VARIABLES: [&str; 25] = [
+pub const VARIABLES: [&str; 26] = [
     REDIS_URL.0,
     MONGO_URL.0,
     HTTP_SERVER_ADDR.0,
@@ -43,6 +45,7 @@ pub const VARIABLES: [&str; 25] = [
     "OTR_LOG_DEBUG",
     "OTR_LOG_QUIET",
     DENYLIST_SEED.0,
+    RESYNC.0,
 ];
 
 /// What is wrong with a variable.
@@ -89,6 +92,8 @@ pub struct Settings {
     pub quiet: bool,
     /// `OPLOGUE_DENYLIST_SEED`, split at commas.
     pub seeds: Vec<String>,
+    /// `OPLOGUE_RESYNC`, split at commas: words of the sink's option `resync`.
+    pub resync: Vec<String>,
     /// The file with the authorities that this machine trusts: not read from the environment alone, so `None` here.
     pub authorities: Option<String>,
 }
@@ -113,10 +118,8 @@ pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> (Settings, Vec<Problem>)
         sentry: r.boolean(("OTR_SENTRY_ENABLED", None)),
         debug: r.is_set("OTR_LOG_DEBUG"),
         quiet: r.is_set("OTR_LOG_QUIET"),
-        seeds: match r.text(DENYLIST_SEED.0) {
-            Some(list) => list.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect(),
-            None => vec!["admin".into()],
-        },
+        seeds: r.text(DENYLIST_SEED.0).map_or_else(|| vec!["admin".into()], |list| words(&list)),
+        resync: r.resync(),
         authorities: None,
     };
     // Without effect here, and yet a mistake in them is told, as it was before.
@@ -128,6 +131,11 @@ pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> (Settings, Vec<Problem>)
     r.duration("OTR_MONGO_CONNECT_TIMEOUT", Duration::ZERO);
     r.duration("OTR_MONGO_QUERY_TIMEOUT", Duration::ZERO);
     (settings, r.problems)
+}
+
+/// The words of a list.
+fn words(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
 }
 
 /// The URLs of a list. A comma ends one only where a scheme follows: the hosts of one URL are separated by commas too.
@@ -222,6 +230,15 @@ impl Reader<'_> {
             Some(n) => Ok(n),
         };
         self.parsed((name, None), parse, &help)
+    }
+
+    fn resync(&mut self) -> Vec<String> {
+        const KNOWN: [&str; 3] = ["gap", "drop", "rename"];
+        let parse = |v: &str| match words(v).into_iter().all(|word| KNOWN.contains(&word.as_str())) {
+            true => Ok(words(v)),
+            false => Err("is no list of words that are known".to_owned()),
+        };
+        self.parsed(RESYNC, parse, "write any of gap, drop and rename, separated by commas").unwrap_or_default()
     }
 
     fn boolean(&mut self, names: Names) -> bool {

@@ -45,6 +45,7 @@ fn every_variable_is_read() {
         ("OTR_LOG_DEBUG", "false"),
         ("OTR_LOG_QUIET", "1"),
         ("OPLOGUE_DENYLIST_SEED", "a, b,"),
+        ("OPLOGUE_RESYNC", "gap,drop"),
     ]);
     assert_eq!(s.http, "127.0.0.1:1");
     assert_eq!(s.flush_interval, Duration::from_millis(1500));
@@ -52,7 +53,7 @@ fn every_variable_is_read() {
     assert_eq!((s.metadata_prefix.as_str(), s.write_parallelism, s.batch_size), ("", 4, Some(25)));
     // Any text switches logs to debug, even this one.
     assert!(s.deep_fields && s.sentry && s.postgres && s.debug && s.quiet);
-    assert_eq!(s.seeds, ["a", "b"]);
+    assert_eq!((s.seeds, s.resync), (vec!["a".to_owned(), "b".to_owned()], vec!["gap".to_owned(), "drop".to_owned()]));
     assert_eq!(good(&[("OPLOGUE_DENYLIST_SEED", "")]).seeds, Vec::<String>::new());
 }
 
@@ -113,9 +114,10 @@ fn everything_wrong_is_told_at_once_with_a_remedy() {
         ("OTR_RESUME_FROM_END_ON_FAILURE", "maybe"),
         ("OTR_REDIS_BATCH_SIZE", "1.5"),
         ("OTR_SENTRY_ENABLED", "2"),
+        ("OPLOGUE_RESYNC", "gap, everything"),
     ]);
     let names: std::collections::BTreeSet<_> = problems.iter().map(|p| p.variable).collect();
-    assert_eq!((names.len(), problems.len()), (17, 17), "{problems:#?}");
+    assert_eq!((names.len(), problems.len()), (18, 18), "{problems:#?}");
     assert!(problems.iter().all(|p| !p.help.is_empty() && VARIABLES.contains(&p.variable)));
     let catch_up = problems.iter().find(|p| p.variable == "OTR_MAX_CATCH_UP").unwrap();
     assert!(catch_up.message.contains("`2 minutes`"), "{catch_up:?}");

@@ -112,7 +112,7 @@ fn route(out: &mut String, s: &Settings, index: usize) {
          dedupe_ttl = \"{}s\"  # OTR_REDIS_DEDUPE_EXPIRATION\n\
          ordinals = {}  # OTR_WRITE_PARALLELISM: how many positions oplogtoredis keeps\n\
          fields = \"{}\"  # OTR_OPLOG_V2_EXTRACT_SUBFIELD_CHANGES\n\
-         \n\
+         {}\n\
          # A route has a position of its own: a Redis that is down delays no other, and catches up when it is back.\n\
          [[routes]]\n\
          name = \"{name}\"\n\
@@ -129,8 +129,18 @@ fn route(out: &mut String, s: &Settings, index: usize) {
         s.dedupe_expiration.as_secs(),
         s.write_parallelism,
         if s.deep_fields { "deep" } else { "logged" },
+        resync(s),
         period(s.max_catch_up)
     );
+}
+
+/// The line that says what makes subscribers load their data again.
+fn resync(s: &Settings) -> String {
+    if s.resync.is_empty() {
+        return String::new();
+    }
+    let words: Vec<String> = s.resync.iter().map(|word| quoted(word)).collect();
+    format!("resync = [{}]  # OPLOGUE_RESYNC\n", words.join(", "))
 }
 
 /// Whom a TLS connection trusts: the authorities of this machine, as oplogtoredis does.

@@ -132,7 +132,7 @@ async fn redis_restarted_and_cut_in_mid_reply_repeats_and_loses_nothing() {
 }
 
 /// Writes until the server has dropped the entry at `position` from its oplog.
-async fn roll_over(mongo: &Mongo, db: &str) {
+pub async fn roll_over(mongo: &Mongo, db: &str) {
     let client = mongo.client().await;
     let coll = client.database(db).collection::<Document>("filler");
     let oplog = client.database("local").collection::<Document>("oplog.rs");

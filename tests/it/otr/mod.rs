@@ -4,6 +4,7 @@ mod acceptance;
 mod faults;
 mod fleet;
 mod model;
+mod weaknesses;
 
 use std::{
     collections::BTreeSet,

@@ -79,11 +79,8 @@ async fn a_cut_after_quiet_time_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_away_delays_no_other_and_catches_up() {
     const MANY: usize = 12_000;
-    let (place, well, ill) = (
-        Place::new().await,
-        Redis::start(RedisOptions::default()).await,
-        Redis::start(RedisOptions::default()).await,
-    );
+    let (place, well, ill) =
+        (Place::new().await, Redis::start(RedisOptions::default()).await, Redis::start(RedisOptions::default()).await);
     let proxy = Proxy::start(ill.addr()).await;
     let (ear, late) = (Ear::open(&well.url(), &place.db).await, Ear::open(&ill.url(), &place.db).await);
     let urls = format!("{},{}", well.url(), ill.url_at(&proxy.addr()));
@@ -163,7 +160,9 @@ async fn an_oplog_that_rolled_over_is_told() {
     subscription.subscribe("app.anything").await.unwrap();
     otr.start().await;
     // redis-oplog loads everything again when its connection is cut.
-    let cut = tokio::time::timeout(crate::process::PATIENCE, futures_util::StreamExt::next(&mut subscription.on_message())).await;
+    let cut =
+        tokio::time::timeout(crate::process::PATIENCE, futures_util::StreamExt::next(&mut subscription.on_message()))
+            .await;
     assert!(cut.expect("in time").is_none());
     assert_eq!(otr.metric("oplogue_gaps_total{route=\"redis\"}"), Some(1.0));
     assert!(otr.log().contains("Events between these times are missing"), "{}", otr.log());
@@ -217,7 +216,7 @@ async fn a_failover_forgets_nothing() {
     let sent = otr.sent();
     wait_for("load", || async { otr.sent() > sent + 100.0 }).await;
     // The old master is alive, takes writes for another ten seconds, and forgets them.
-    group.sentinel_command(0, &["SENTINEL", "FAILOVER", Sentinels::NAME]).await;
+    group.sentinel_command(0, &["FAILOVER", Sentinels::NAME]).await;
     let second = group.switched_from(0).await;
     let sent = otr.sent();
     wait_for("load", || async { otr.sent() > sent + 100.0 }).await;
