@@ -145,10 +145,17 @@ async fn credentials_of_redis_and_of_the_sentinels_are_two_things() {
     let place = Place::new("");
     let of_sentinel = endpoint(&group, ", password = \"s3cret-sentinel\"");
     for data in ["password = \"s3cret\"", "user = \"app\"\npassword = \"s3cret-app\"\ndatabase = 2"] {
+        let before = group.sentinel_connections(0).await;
         let sink = place.sink_toml(&format!("{of_sentinel}\n{data}"));
+        let gone = async || group.sentinel_connections(0).await == before;
         sink.open().await.unwrap();
+        assert!(!gone().await, "the sentinel is listened to");
         sink.close().await.unwrap();
+        wait_for("closing to leave nothing", gone).await;
         sink.open().await.unwrap();
+        assert!(!gone().await);
+        drop(sink);
+        wait_for("dropping to leave nothing", gone).await;
     }
     let cases = [
         (of_sentinel.clone(), "NOAUTH", "password"),

@@ -138,6 +138,16 @@ impl Sentinels {
         ask::<redis::Value>(&self.sentinel_url(n), cmd).await.expect("the sentinel obeys");
     }
 
+    /// How many connections a sentinel has.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn sentinel_connections(&self, n: usize) -> usize {
+        let mut cmd = redis::cmd("CLIENT");
+        cmd.arg("LIST");
+        ask::<String>(&self.sentinel_url(n), cmd).await.expect("the sentinel answers").lines().count()
+    }
+
     /// The index of the Redis that a running sentinel names as the master.
     pub async fn master(&self) -> Option<usize> {
         for n in 0..self.sentinels.len() {

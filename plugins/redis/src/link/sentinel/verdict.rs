@@ -134,10 +134,12 @@ pub fn judge(name: &str, answers: &BTreeMap<Address, Answer>, accepted: Option<&
     let epoch = group.iter().map(|v| v.epoch).max().unwrap_or(0);
     if epoch < newest {
         // Epochs only rise, by a majority's vote: that one knows of a failover which the others have not heard of yet.
-        return Verdict::Leave(Refusal::transient(
+        let refusal = Refusal::transient(
             format!("{name} at {address} has epoch {epoch}, and a sentinel knows of epoch {newest}"),
             hint,
-        ));
+        );
+        let is_known = accepted.is_some_and(|a| a.epoch >= newest);
+        return if is_known { Verdict::Unsure(refusal) } else { Verdict::Leave(refusal) };
     }
     if let Some(accepted) = accepted.filter(|a| epoch < a.epoch) {
         let what = format!(
@@ -251,6 +253,9 @@ mod tests {
         // The first one to know.
         let (leave, _, what) = refusal(judge_all(vec![old(), old(), new()], Some(master(1, 0))));
         assert!(leave && what.contains("epoch 1"), "{what}");
+        // It has been followed before: those that have slept change nothing.
+        let (leave, _, what) = refusal(judge_all(vec![old(), old(), new()], Some(master(2, 1))));
+        assert!(!leave && what.contains("epoch 1"), "{what}");
         // One that has slept is all that is left: the open connection to the right one is kept.
         let (leave, kind, what) = refusal(judge_all(vec![old(), old(), dead()], Some(master(2, 1))));
         assert!(!leave && kind == ErrorKind::Transient && what.contains("epoch 0") && what.contains("epoch 1"));
