@@ -93,12 +93,13 @@ fn snippet(entry: &Entry) -> String {
     if entry.what != "checkpoint store" {
         let _ = writeln!(out, "type = \"{}\"", entry.name);
     }
-    for field in entry.fields.iter().filter(|f| f.required) {
+    let is_set = |f: &&Field| f.required || f.usual;
+    for field in entry.fields.iter().filter(is_set) {
         let _ = writeln!(out, "{} = {}", field.name, sample(field));
     }
     // A transform without any option does nothing, and may refuse to.
     let needs_one = entry.what == "transform" && entry.fields.iter().all(|f| !f.required);
-    for (i, field) in entry.fields.iter().filter(|f| !f.required).enumerate() {
+    for (i, field) in entry.fields.iter().filter(|f| !is_set(f)).enumerate() {
         let mark = if needs_one && i == 0 { "" } else { "# " };
         let _ = writeln!(out, "{mark}{} = {}", field.name, sample(field));
     }

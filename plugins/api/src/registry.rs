@@ -38,6 +38,8 @@ pub struct Field {
     pub default: Option<&'static str>,
     /// Whether its value must never be shown (URIs hold passwords).
     pub secret: bool,
+    /// Whether an example shows it as set, although it may be absent: one of several ways to say what must be said.
+    pub usual: bool,
     /// What it does, in a sentence.
     pub help: &'static str,
 }
@@ -45,7 +47,7 @@ pub struct Field {
 impl Field {
     /// An option that may be absent.
     pub const fn new(name: &'static str, kind: FieldType, help: &'static str) -> Field {
-        Field { name, kind, required: false, default: None, secret: false, help }
+        Field { name, kind, required: false, default: None, secret: false, usual: false, help }
     }
     /// The same, with the value that holds when it is absent.
     pub const fn default(self, default: &'static str) -> Field {
@@ -54,6 +56,10 @@ impl Field {
     /// The same, but it must be there.
     pub const fn required(self) -> Field {
         Field { required: true, ..self }
+    }
+    /// The same, and examples show it as set.
+    pub const fn usual(self) -> Field {
+        Field { usual: true, ..self }
     }
     /// The same, but its value is never shown.
     pub const fn secret(self) -> Field {

@@ -14,7 +14,8 @@ const URL: Field = Field::new(
     FieldType::String,
     "redis://user:password@host:6379/0, rediss:// for TLS, or redis-sentinel://host:26379/0?sentinelMasterId=name",
 )
-.secret();
+.secret()
+.usual();
 const ENDPOINT: Field = Field::new(
     "endpoint",
     FieldType::Any,
