@@ -15,7 +15,6 @@ mod forget;
 mod graph;
 mod hostile;
 mod leaks;
-mod otr;
 mod outage;
 mod process;
 mod signals;

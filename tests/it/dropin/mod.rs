@@ -1,9 +1,15 @@
 //! The binary in the place of oplogtoredis.
 
+mod acceptance;
 mod denylist;
+mod ear;
+mod faults;
+mod fleet;
 mod health;
 mod metrics;
+mod model;
 mod start;
+mod weaknesses;
 
 use std::{
     fs::File,
@@ -43,6 +49,18 @@ impl DropIn {
         DropIn { dir, http, env, child: None }
     }
 
+    /// With what the suites of the original give it, and the keys that have its names.
+    pub fn of(mongo: &str, redis: &str) -> DropIn {
+        // They set this one too, and it must not be honoured: two processes get different values.
+        DropIn::new(mongo, redis, "oplogtoredis::", &[("OTR_METADATA_PREFIX", &oplogue_testkit::unique("random"))])
+    }
+
+    /// One more variable.
+    pub fn var(mut self, name: &str, value: &str) -> DropIn {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
     /// The command line in the environment, without PATH and HOME.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
         let program = if program == "oplogtoredis" { self.dir.path().join(program) } else { PathBuf::from(program) };
@@ -71,6 +89,15 @@ impl DropIn {
     pub fn start(&mut self) {
         self.spawn();
         self.wait("listening", |o| o.is_open());
+    }
+
+    /// The same for tests that do something else meanwhile.
+    pub async fn started(&mut self) {
+        self.spawn();
+        while !self.is_open() {
+            self.wait("still there", |_| true);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn is_open(&self) -> bool {
@@ -110,6 +137,19 @@ impl DropIn {
     pub fn metric(&self, series: &str) -> Option<f64> {
         let (_, body, _) = self.ask("GET", "/metrics")?;
         body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// How many entries of a database this process has published.
+    pub fn entries(&self, db: &str) -> f64 {
+        self.metric(&format!("otr_oplog_entries_received{{database=\"{db}\",status=\"processed\"}}")).unwrap_or(0.0)
+    }
+
+    pub fn sent(&self) -> f64 {
+        self.metric("otr_redispub_processed_messages{status=\"sent\"}").expect("there from the start")
+    }
+
+    pub fn failed(&self) -> f64 {
+        self.metric("otr_redispub_processed_messages{status=\"failed\"}").expect("there from the start")
     }
 
     /// SIGTERM and the exit status, with the time that took.

@@ -10,7 +10,8 @@ use oplogue_testkit::{
 };
 
 use super::{
-    Ear, Otr,
+    DropIn,
+    ear::Ear,
     model::{self, Model},
 };
 
@@ -36,8 +37,8 @@ impl Fleet {
         Fleet { client, coll, channel: format!("{db}.c"), db, redis, ear, written: Vec::new() }
     }
 
-    async fn otr(&self) -> Otr {
-        Otr::new(&servers::mongo().await.uri(), &self.redis.url())
+    async fn otr(&self) -> DropIn {
+        DropIn::of(&servers::mongo().await.uri(), &self.redis.url())
     }
 
     async fn model(&self) -> Model {
@@ -76,7 +77,7 @@ async fn each_message_once_whoever_runs_and_is_killed() {
     let mut model = Some(f.model().await);
     let mut otr = f.otr().await;
     f.write(30).await;
-    otr.start().await;
+    otr.started().await;
     f.write(60).await;
     f.wait().await;
     for _ in 0..3 {
@@ -90,11 +91,11 @@ async fn each_message_once_whoever_runs_and_is_killed() {
         otr.kill();
         f.write(40).await;
         f.wait().await;
-        otr.start().await;
+        otr.started().await;
     }
     f.write(20).await;
     f.wait().await;
-    assert!(otr.terminate().await.success());
+    assert!(otr.terminate().0.success());
     assert_eq!(f.ear.ids(&f.channel), f.written, "each once, in order");
 }
 
@@ -109,9 +110,9 @@ async fn one_takes_over_where_the_other_stopped() {
     for _ in 0..2 {
         // Nobody runs.
         f.write(20).await;
-        otr.start().await;
+        otr.started().await;
         f.wait().await;
-        assert!(otr.terminate().await.success());
+        assert!(otr.terminate().0.success());
         f.write(20).await;
         let model = f.model().await;
         f.wait().await;
@@ -125,7 +126,7 @@ async fn one_takes_over_where_the_other_stopped() {
 async fn claims_have_the_names_that_oplogtoredis_gives_them() {
     let f = Fleet::new().await;
     let mut otr = f.otr().await;
-    otr.start().await;
+    otr.started().await;
     let mut session = f.client.start_session().await.unwrap();
     session.start_transaction().await.unwrap();
     for n in 0..4 {

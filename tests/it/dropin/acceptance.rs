@@ -1,4 +1,5 @@
-//! The original's acceptance cases: one process, two destinations that must both hear all of it and nothing else.
+//! The original's acceptance cases: one process, two destinations that must both hear all of it and nothing else. Those of the
+//! denylist are in `denylist.rs`, the count of keys in `start.rs`.
 
 use mongodb::{
     Client, Collection, IndexModel,
@@ -6,18 +7,21 @@ use mongodb::{
 };
 use oplogue_testkit::{
     servers::{self, Redis, RedisOptions},
-    unique, wait_for,
+    unique,
 };
 
-use super::{Ear, Otr, parts};
+use super::{
+    DropIn,
+    ear::{Ear, parts},
+};
 
 struct Bench {
-    otr: Otr,
+    otr: DropIn,
     client: Client,
     db: String,
     ears: Vec<Ear>,
     // Dropped last.
-    redis: Vec<Redis>,
+    _redis: Vec<Redis>,
     ends: u32,
 }
 
@@ -34,11 +38,11 @@ impl Bench {
             redis.push(server);
         }
         let urls = format!("{},{}", redis[0].url(), redis[1].url());
-        let mut otr = Otr::new(&mongo.uri(), &urls)
+        let mut otr = DropIn::of(&mongo.uri(), &urls)
             .var("OTR_OPLOG_V2_EXTRACT_SUBFIELD_CHANGES", "true")
             .var("OPLOGUE_DENYLIST_SEED", "");
-        otr.start().await;
-        Bench { otr, client: mongo.client().await, db, ears, redis, ends: 0 }
+        otr.started().await;
+        Bench { otr, client: mongo.client().await, db, ears, _redis: redis, ends: 0 }
     }
 
     fn coll(&self, name: &str) -> Collection<Document> {
@@ -73,7 +77,7 @@ impl Bench {
             let mut heard: Vec<_> = heard.iter().map(|(channel, text)| (channel.clone(), parts(text))).collect();
             heard.sort();
             assert_eq!(heard, wanted);
-            ear.heard.lock().unwrap().clear();
+            ear.clear();
         }
     }
 
@@ -82,7 +86,7 @@ impl Bench {
         self.coll(coll).insert_many(documents).await.unwrap();
         self.end().await;
         for ear in &self.ears {
-            ear.heard.lock().unwrap().clear();
+            ear.clear();
         }
     }
 }
@@ -130,9 +134,9 @@ async fn documents() {
     b.expect(&[("Foo", "u", "pushed", &["hello"]), ("Foo::pushed", "u", "pushed", &["hello"])]).await;
 
     // TestHealthz, TestMetrics
-    let (code, body) = b.otr.get("/healthz");
+    let (code, body) = b.otr.http("GET", "/healthz");
     assert_eq!((code, body.as_str()), (200, "{\"mongoOK\":true,\"redisOK\":true}\n"));
-    assert_eq!(b.otr.get("/metrics").0, 200);
+    assert_eq!(b.otr.http("GET", "/metrics").0, 200);
     assert_eq!(b.otr.failed(), 0.0);
 }
 
@@ -165,62 +169,4 @@ async fn transactions_and_what_has_no_message() {
     b.given("Gone", &[doc! {"_id": "x"}]).await;
     b.coll("Gone").drop().await.unwrap();
     b.expect(&[]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_denylist() {
-    let mut b = Bench::new().await;
-    // TestDenyList
-    let list = |otr: &Otr| {
-        let (code, body) = otr.get("/denylist");
-        assert_eq!(code, 200);
-        let mut list: Vec<String> = serde_json::from_str(&body).unwrap();
-        list.sort();
-        list
-    };
-    assert_eq!(list(&b.otr), [""; 0]);
-    assert_eq!(b.otr.request("PUT", "/denylist/abc").0, 201);
-    assert_eq!(list(&b.otr), ["abc"]);
-    let (code, body) = b.otr.get("/denylist/abc");
-    assert_eq!((code, body.trim()), (200, "\"abc\""));
-    assert_eq!(b.otr.request("PUT", "/denylist/def").0, 201);
-    assert_eq!(b.otr.request("PUT", "/denylist/def").0, 204);
-    assert_eq!(b.otr.get("/denylist/def").1.trim(), "\"def\"");
-    assert_eq!(list(&b.otr), ["abc", "def"]);
-    assert_eq!(b.otr.request("DELETE", "/denylist/abc").0, 204);
-    let (code, body) = b.otr.get("/denylist/abc");
-    assert_eq!(code, 404);
-    assert!(body.contains("denylist entry not found with that id"), "{body}");
-    assert_eq!(list(&b.otr), ["def"]);
-
-    // TestDenyOplog
-    let coll = b.coll("Foo");
-    coll.insert_one(doc! {"_id": "id1"}).await.unwrap();
-    let (channel, db) = (format!("{}.Foo", b.db), b.db.clone());
-    b.ears[0].wait_count(&channel, 1).await;
-    assert_eq!(b.otr.request("PUT", &format!("/denylist/{db}")).0, 201);
-    coll.insert_one(doc! {"_id": "id2"}).await.unwrap();
-    let denied = format!("otr_oplog_entries_filtered{{database=\"{db}\"}}");
-    wait_for("the denied entry", || async { b.otr.metric(&denied).is_some_and(|n| n >= 1.0) }).await;
-    assert_eq!(b.otr.request("DELETE", &format!("/denylist/{db}")).0, 204);
-    coll.insert_one(doc! {"_id": "id3"}).await.unwrap();
-    b.end().await;
-    for ear in &b.ears {
-        assert_eq!(ear.ids(&channel), ["id1", "id3"]);
-    }
-}
-
-/// The black-box case: other programs that use the Redis find two keys there.
-#[tokio::test(flavor = "multi_thread")]
-async fn one_insert_leaves_two_keys() {
-    let mut b = Bench::new().await;
-    b.coll("Foo").insert_one(doc! {"_id": "x"}).await.unwrap();
-    b.ears[0].wait_count(&format!("{}.Foo", b.db), 1).await;
-    let mut connection = b.redis[0].connection().await;
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
-    // The mongod is shared: there is a mark for the writes of each test meanwhile.
-    let others: Vec<_> = keys.iter().filter(|key| !key.starts_with("oplogtoredis::processed::")).collect();
-    assert_eq!(others, ["oplogtoredis::lastProcessedEntry.0"]);
-    assert!(keys.len() >= 2, "{keys:?}");
-    assert!(b.otr.terminate().await.success());
 }

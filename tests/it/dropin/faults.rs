@@ -12,7 +12,7 @@ use oplogue_testkit::{
     wait_for,
 };
 
-use super::{Ear, Otr};
+use super::{DropIn, ear::Ear};
 
 const DB: &str = "testdb";
 const CHANNEL: &str = "testdb.Test";
@@ -38,8 +38,8 @@ impl Bench {
         Bench { mongo, redis, ear, coll }
     }
 
-    fn otr(&self) -> Otr {
-        Otr::new(&self.mongo.uri(), &self.redis.url())
+    fn otr(&self) -> DropIn {
+        DropIn::of(&self.mongo.uri(), &self.redis.url())
     }
 
     /// Inserts numbered documents, and gives the ids that were acknowledged.
@@ -75,7 +75,7 @@ const PACE: Duration = Duration::from_millis(20);
 async fn baseline_restart_and_step_down() {
     let b = Bench::new().await;
     let mut otr = b.otr();
-    otr.start().await;
+    otr.started().await;
     // TestBaseline
     let first = b.insert(0..100, Duration::ZERO).await;
     assert_eq!(first.len(), 100);
@@ -94,7 +94,7 @@ async fn baseline_restart_and_step_down() {
             b.coll.estimated_document_count().await.is_ok_and(|n| n as usize >= heard + 10)
         })
         .await;
-        otr.start().await;
+        otr.started().await;
     })
     .0;
     assert_eq!(second.len(), 100);
@@ -110,7 +110,7 @@ async fn baseline_restart_and_step_down() {
     });
     assert!(third.len() >= 50, "{}", third.len());
     b.expect(&third).await;
-    assert!(otr.terminate().await.success());
+    assert!(otr.terminate().0.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,12 +118,12 @@ async fn ha_and_a_redis_that_is_away() {
     let b = Bench::new().await;
     // TestHA
     let (mut one, mut two) = (b.otr(), b.otr());
-    one.start().await;
-    two.start().await;
+    one.started().await;
+    two.started().await;
     let first = b.insert(0..100, PACE).await;
     b.expect(&first).await;
     assert_eq!(b.ear.ids(CHANNEL), first, "each once");
-    assert!(one.terminate().await.success());
+    assert!(one.terminate().0.success());
 
     // TestRedisStopStart
     let before = two.sent();
@@ -134,7 +134,7 @@ async fn ha_and_a_redis_that_is_away() {
             two.metric("otr_redispub_temporary_send_failures").is_some_and(|n| n > 0.0)
         })
         .await;
-        let (code, body) = two.get("/healthz");
+        let (code, body) = two.http("GET", "/healthz");
         assert_eq!((code, body.as_str()), (500, "{\"mongoOK\":true,\"redisOK\":false}\n"));
         b.redis.start_again().await;
     });
@@ -142,16 +142,16 @@ async fn ha_and_a_redis_that_is_away() {
     wait_for("all to be sent", || async { two.sent() - before >= 100.0 }).await;
     // Messages that were sent before the subscriber was back are nobody's fault.
     assert!(b.ear.ids(CHANNEL).len() >= 160);
-    wait_for("good health", || async { two.get("/healthz").0 == 200 }).await;
+    wait_for("good health", || async { two.http("GET", "/healthz").0 == 200 }).await;
     assert_eq!((two.sent() - before, two.failed()), (100.0, 0.0));
-    assert!(two.terminate().await.success());
+    assert!(two.terminate().0.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_is_stopped_and_started() {
     let b = Bench::new().await;
     let mut otr = b.otr();
-    otr.start().await;
+    otr.started().await;
     // TestMongoStopStart
     let (ids, ()) = tokio::join!(
         async {
@@ -169,15 +169,17 @@ async fn mongo_is_stopped_and_started() {
             for member in 0..3 {
                 b.mongo.stop(member).await;
             }
-            wait_for("bad health", || async { otr.get("/healthz").1 == "{\"mongoOK\":false,\"redisOK\":true}\n" })
-                .await;
+            wait_for("bad health", || async {
+                otr.http("GET", "/healthz").1 == "{\"mongoOK\":false,\"redisOK\":true}\n"
+            })
+            .await;
             for member in 0..3 {
                 b.mongo.start_member(member).await;
             }
         }
     );
     b.expect(&ids).await;
-    assert!(otr.terminate().await.success());
+    assert!(otr.terminate().0.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,13 +191,13 @@ async fn resume() {
         b.put(id).await;
     }
     let mut otr = b.otr().var("OTR_MAX_CATCH_UP", &format!("{MOST}s"));
-    otr.start().await;
+    otr.started().await;
     b.put("id4").await;
     b.ear.wait_id(CHANNEL, "id4").await;
     assert_eq!(otr.entries(DB), 1.0);
     otr.kill();
     b.put("id5").await;
-    otr.start().await;
+    otr.started().await;
     b.put("id6").await;
     b.ear.wait_id(CHANNEL, "id6").await;
     assert_eq!(otr.entries(DB), 2.0);
@@ -204,7 +206,7 @@ async fn resume() {
     // The position is that of the last entry before the end: it must be older than the limit by the clock.
     let clock = std::time::Instant::now();
     wait_for("the limit to pass", || async { clock.elapsed() > Duration::from_secs(MOST + 2) }).await;
-    otr.start().await;
+    otr.started().await;
     b.put("id8").await;
     b.ear.wait_id(CHANNEL, "id8").await;
     assert_eq!(otr.entries(DB), 1.0);
@@ -212,16 +214,16 @@ async fn resume() {
     assert!(otr.log().contains("max_catch_up"), "what is skipped is told");
     // TestDenylistPersistence, with Redis in the place of PostgreSQL
     for name in ["abc", "def"] {
-        assert_eq!(otr.request("PUT", &format!("/denylist/{name}")).0, 201);
+        assert_eq!(otr.http("PUT", &format!("/denylist/{name}")).0, 201);
     }
     otr.kill();
-    otr.start().await;
-    let list = |otr: &Otr| {
-        let mut list: Vec<String> = serde_json::from_str(&otr.get("/denylist").1).unwrap();
+    otr.started().await;
+    let list = |otr: &DropIn| {
+        let mut list: Vec<String> = serde_json::from_str(&otr.http("GET", "/denylist").1).unwrap();
         list.sort();
         list
     };
     assert_eq!(list(&otr), ["abc", "admin", "def"]);
-    assert_eq!(otr.request("DELETE", "/denylist/abc").0, 204);
+    assert_eq!(otr.http("DELETE", "/denylist/abc").0, 204);
     assert_eq!(list(&otr), ["admin", "def"]);
 }
