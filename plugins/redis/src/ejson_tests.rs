@@ -20,7 +20,7 @@ fn binary(subtype: BinarySubtype, bytes: &[u8]) -> Bson {
     Bson::Binary(Binary { subtype, bytes: bytes.to_vec() })
 }
 
-/// Section 14 of the protocol's description, rows 11 (`$InfNaN`) and 12 (`$escape`, types of the app).
+/// Mistakes of other publishers (tests/redis/meteor/mod.rs), rows 11 (`$InfNaN`) and 12 (`$escape`, types of the app).
 #[test]
 fn every_type_that_meteor_knows() {
     let custom = |value: Bson| Bson::Document(doc! {"EJSON$type": "Money", "EJSON$value": value});

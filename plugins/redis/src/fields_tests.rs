@@ -34,7 +34,7 @@ fn update(change: Change) -> Event {
 
 const ALL: [Detail; 3] = [Detail::TopLevel, Detail::Logged, Detail::Deep];
 
-/// Section 14 of the protocol's description, rows 7 (an update always tells what it changed) and 8 (deep paths lose nothing);
+/// Mistakes of other publishers (tests/redis/meteor/mod.rs), rows 7 (an update always tells what it changed) and 8 (deep paths lose nothing);
 /// the cases are those of oplogtoredis' own tables, with more in `f` where it told too little.
 #[test]
 fn what_an_update_changed() {
@@ -109,7 +109,7 @@ fn what_no_server_writes_is_reported_and_not_guessed() {
     assert_eq!(list(Detail::Deep, &update(v2(deep))).unwrap_err().kind(), ErrorKind::Data);
 }
 
-/// Section 14, row 10: fields that a replacement drops.
+/// Mistake 10: fields that a replacement drops.
 #[test]
 fn a_replacement_names_what_it_dropped_when_that_is_known() {
     let replace = sample::replace("a.b", doc! {"_id": 1, "x": 1, "y": 2});

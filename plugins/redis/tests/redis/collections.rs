@@ -21,7 +21,7 @@ async fn channels(subscriber: &Subscriber, place: &Place) -> Vec<String> {
     subscriber.all().await.into_iter().map(|(channel, _)| strip(channel)).collect()
 }
 
-/// Section 14 of the protocol's description, row 6 (the union of before and after).
+/// Mistakes of other publishers (tests/redis/meteor/mod.rs), row 6 (the union of before and after).
 #[tokio::test]
 async fn templates_add_channels_for_where_the_document_was_and_where_it_is() {
     let redis = servers::redis().await;
@@ -74,7 +74,7 @@ async fn templates_add_channels_for_where_the_document_was_and_where_it_is() {
     assert_eq!(write(&sink, &events, 100).await.duplicates, 10);
 }
 
-/// Section 14, rows 4 and 5: no separator that data may contain.
+/// Mistakes, rows 4 and 5: no separator that data may contain.
 #[tokio::test]
 async fn whatever_is_in_an_id_or_a_field_the_channel_is_whole() {
     let redis = servers::redis().await;

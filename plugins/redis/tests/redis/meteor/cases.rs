@@ -143,7 +143,7 @@ async fn meteor_inc_in_an_array() {
     }
 }
 
-/// Section 14 of the protocol's description, row 10: with the document as it was before, a sorted list hears that its field has
+/// Mistakes of other publishers (tests/redis/meteor/mod.rs), row 10: with the document as it was before, a sorted list hears that its field has
 /// gone; without it, nobody can tell.
 #[tokio::test]
 async fn a_replacement_that_drops_the_field_of_a_sorted_list() {
@@ -160,7 +160,7 @@ async fn a_replacement_that_drops_the_field_of_a_sorted_list() {
     }
 }
 
-/// Section 14, row 9: a sort on a field of array elements does not recognise a deep path.
+/// Mistake 9: a sort on a field of array elements does not recognise a deep path.
 #[tokio::test]
 async fn deep_paths_miss_a_sort_in_an_array_and_top_level_names_do_not() {
     let sorted = Query { sort: vec![("list.v", true)], limit: Some(1), ..Query::default() };
@@ -178,7 +178,7 @@ async fn deep_paths_miss_a_sort_in_an_array_and_top_level_names_do_not() {
     }
 }
 
-/// Section 14, row 6. And the limit of it: an app that reads for itself, and finds nothing because the document was deleted
+/// Mistake 6. And the limit of it: an app that reads for itself, and finds nothing because the document was deleted
 /// after it moved, does not hear of the deletion where the document was.
 #[tokio::test]
 async fn a_document_that_moves_leaves_the_namespace_it_was_in() {

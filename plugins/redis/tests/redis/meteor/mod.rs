@@ -4,7 +4,7 @@
 //! The model follows what is known of the client: one queue for all messages; one read for each message and channel, unless
 //! `protectAgainstRaceConditions` is off; three kinds of observers; `EJSON.parse`, outside of which nothing catches.
 //!
-//! Mistakes that other publishers make, by their number in the notes on the protocol, and what shows that the sink does not:
+//! Mistakes that other publishers make, and what shows that the sink does not:
 //!
 //! | | mistake | shown by |
 //! |---|---|---|

@@ -144,12 +144,12 @@ fn fresh_seed() -> u64 {
     std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1
 }
 
+/// With all ids that a subscriber can read; those that it can only name are in `observers_that_read_nothing_see_it`.
 #[tokio::test]
 async fn observers_see_what_a_query_gives() {
     check(PLAIN).await;
 }
 
-/// Section 14 of the protocol's description, rows 1, 2 and 3: all ids that can be named.
 #[tokio::test]
 async fn observers_see_it_with_deep_paths() {
     check(Setup { options: "fields = 'deep'", sort_in_arrays: false, ..PLAIN }).await;
