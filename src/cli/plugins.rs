@@ -96,8 +96,10 @@ fn snippet(entry: &Entry) -> String {
     for field in entry.fields.iter().filter(|f| f.required) {
         let _ = writeln!(out, "{} = {}", field.name, sample(field));
     }
-    // A transform without any option does nothing, and may refuse to.
-    let needs_one = entry.what == "transform" && entry.fields.iter().all(|f| !f.required);
+    // A transform without any option does nothing, and may refuse to. What connects somewhere is told where, in the first of
+    // several ways.
+    let is_told_where = entry.fields.first().is_some_and(|f| f.secret);
+    let needs_one = (entry.what == "transform" || is_told_where) && entry.fields.iter().all(|f| !f.required);
     for (i, field) in entry.fields.iter().filter(|f| !f.required).enumerate() {
         let mark = if needs_one && i == 0 { "" } else { "# " };
         let _ = writeln!(out, "{mark}{} = {}", field.name, sample(field));

@@ -137,7 +137,9 @@ fn url(sentinels: &str) -> String {
 }
 
 fn options() -> SentinelsOptions {
-    SentinelsOptions { users: vec!["app on >pw ~* &* +@all".into()], ..Default::default() }
+    // What is published while an observer comes back after a switch must not be more than it can get afterwards.
+    let lines = vec!["repl-backlog-size 64mb".into()];
+    SentinelsOptions { users: vec!["app on >pw ~* &* +@all".into()], lines, ..Default::default() }
 }
 
 /// How many scripts a Redis was asked to run since it started.
