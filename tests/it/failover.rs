@@ -137,7 +137,9 @@ fn url(sentinels: &str) -> String {
 }
 
 fn options() -> SentinelsOptions {
-    SentinelsOptions { users: vec!["app on >pw ~* &* +@all".into()], ..Default::default() }
+    // What is published while an observer comes back after a switch must not be more than it can get afterwards.
+    let lines = vec!["repl-backlog-size 64mb".into()];
+    SentinelsOptions { users: vec!["app on >pw ~* &* +@all".into()], lines, ..Default::default() }
 }
 
 /// How many scripts a Redis was asked to run since it started.
@@ -317,6 +319,10 @@ async fn without_a_majority_of_the_sentinels_the_open_connection_is_used_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_sentinels_nobody_is_guessed_at() {
     let mut load = Load::start(options()).await;
+    for n in 0..3 {
+        // They take no replica that has been without a master for ten times as long as this.
+        load.group.sentinel_command(n, &["SET", Sentinels::NAME, "down-after-milliseconds", "4000"]).await;
+    }
     (0..3).for_each(|n| load.group.kill_sentinel(n));
     load.group.redis(0).kill().await;
     load.oplogue.wait("telling that it waits", |o| {

@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use bson::{RawDocumentBuf, Timestamp};
+use bson::{Timestamp, rawdoc};
 
 use crate::{Change, Doc, Error, Namespace};
 
@@ -194,14 +194,14 @@ pub struct Position {
 }
 
 impl Position {
-    /// A place of which only the cluster time is known, with an empty token: behind all that has this time or an earlier one.
-    /// Written by programs other than oplogue. The deployment cannot be verified then.
+    /// A place of which only the cluster time is known, with the token `{timeOnly: true}`: behind all that has this time or an
+    /// earlier one. Kept by programs other than oplogue. The deployment cannot be verified then.
     pub fn at(time: Timestamp) -> Position {
-        Position { token: Doc::from(RawDocumentBuf::new()), time }
+        Position { token: Doc::from(rawdoc! {"timeOnly": true}), time }
     }
     /// Whether the position was made by [`Position::at`].
     pub fn is_time_only(&self) -> bool {
-        self.token.is_empty()
+        self.token.get_bool("timeOnly").is_ok_and(|is| is)
     }
 }
 
