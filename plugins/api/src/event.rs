@@ -189,13 +189,13 @@ impl fmt::Display for EventId {
 pub struct Position {
     /// What the source needs to resume exactly here.
     pub token: Doc,
-    /// Cluster time of this place.
+    /// Cluster time of this place: it is behind all that has this time or an earlier one, and before all that has a later one.
     pub time: Timestamp,
 }
 
 impl Position {
-    /// A place of which only the cluster time is known, with the token `{timeOnly: true}`: behind all that has this time or an
-    /// earlier one. Kept by programs other than oplogue. The deployment cannot be verified then.
+    /// A place of which only the cluster time is known, with the token `{timeOnly: true}`. Kept by programs other than oplogue. The
+    /// deployment cannot be verified then.
     pub fn at(time: Timestamp) -> Position {
         Position { token: Doc::from(rawdoc! {"timeOnly": true}), time }
     }

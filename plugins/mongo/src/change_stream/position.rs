@@ -29,8 +29,11 @@ pub(super) struct Place {
 const KIND: &str = "mongo-change-stream";
 
 impl Stream {
-    /// The position behind `token`.
+    /// The position behind `token`, of cluster time `time`.
     pub fn position(&self, token: &RawDocument, time: Timestamp) -> Position {
+        // A high-water mark stands before the events of its time.
+        let is_event = token::read(token).is_none_or(|token| token.event);
+        let time = if is_event { time } else { just_before(time) };
         let mut doc = rawdoc! {"source": KIND, "scope": self.scope.as_str(), "pipeline": self.pipeline.as_str()};
         if let Some(id) = &self.deployment {
             doc.append(bson::cstr!("deployment"), id.as_str());
@@ -77,6 +80,14 @@ impl Stream {
                 .hint("reset the position of this route, and resync"));
         }
         Ok(Place { token: doc.slice(token).detach(), by_time: pipeline != self.pipeline })
+    }
+}
+
+/// The latest time before this one.
+fn just_before(Timestamp { time, increment }: Timestamp) -> Timestamp {
+    match increment.checked_sub(1) {
+        Some(increment) => Timestamp { time, increment },
+        None => Timestamp { time: time.saturating_sub(1), increment: u32::MAX },
     }
 }
 

@@ -31,6 +31,12 @@ async fn every_position_resumes_exactly_behind_it() {
             again.count(34 - begin).await;
             let got: Vec<_> = again.events.iter().map(Event::id).collect();
             assert_eq!(got, all[begin..], "{version}: behind event {seen}");
+            // Of a place that another program has kept nothing but its time is known.
+            let by_time = Position::at(end.time);
+            let mut again = Reader::open(KIND, &mongo.uri(), &toml, StartAt::Position(&by_time)).await;
+            again.count(34 - begin).await;
+            let got: Vec<_> = again.events.iter().map(Event::id).collect();
+            assert_eq!(got, all[begin..], "{version}: behind event {seen}, by time");
         }
     }
 }

@@ -54,7 +54,27 @@ async fn every_end_resumes_exactly_behind_it() {
             assert_eq!(again.end(), &end);
             let got: Vec<_> = documents(&mut again, &db, 34 - seen).await.iter().map(Event::id).collect();
             assert_eq!(got, all[seen..], "{version}: behind event {seen}");
+            // Of a place that another program has kept nothing but its time is known.
+            let mut by_time = Reader::open(KIND, &mongo.uri(), &toml, StartAt::Position(&Position::at(end.time))).await;
+            assert_eq!(by_time.end(), &end);
+            let got: Vec<_> = documents(&mut by_time, &db, 34 - seen).await.iter().map(Event::id).collect();
+            assert_eq!(got, all[seen..], "{version}: behind event {seen}, by time");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_time_alone_is_a_position_only_where_there_is_an_entry() {
+    let mongo = servers::mongo().await;
+    let (client, db) = (mongo.client().await, unique("oplog"));
+    let coll = client.database(&db).collection::<Document>("c");
+    let end = now(mongo, "").await.end().clone();
+    insert(&coll, 0..3).await;
+    let never = Timestamp { increment: end.time.increment + 1_000_000, ..end.time };
+    for time in [never, Timestamp { time: 1, increment: 1 }] {
+        let error = refused(mongo, &Position::at(time)).await;
+        assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
+        assert!(error.get_hint().is_some());
     }
 }
 
