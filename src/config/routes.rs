@@ -43,7 +43,7 @@ pub(super) static ROUTE: [Field; 11] = [
     )
     .default("\"stop\""),
     Field::new("dead_letter", FieldType::String, "The sink of bad events, for on_bad_event = \"dead-letter\"."),
-    Field::new("max_in_flight", FieldType::Size, "How many bytes may be between source and sink.").default("\"8MiB\""),
+    Field::new("max_in_flight", FieldType::Size, "How many bytes may be between source and sink.").default("\"4MiB\""),
     Field::new("lanes", FieldType::Integer, "How many lanes write to the sink at the same time, 1 to 64.").default("4"),
 ];
 

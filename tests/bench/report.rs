@@ -9,7 +9,7 @@ const AIMS: [Option<f64>; RUNS.len()] = [None, Some(0.70), None, Some(0.20), Non
 /// The least events a second that are aimed at, on two quiet cores.
 const RATES: [Option<f64>; RUNS.len()] = [None, None, None, Some(250e3), Some(60e3)];
 /// The most memory of the router.
-const MOST_RSS: f64 = 100e6;
+const MOST_RSS: f64 = 40e6;
 
 /// Medians of the rounds, each ratio to the median of the raw read.
 pub fn table(runs: &[Vec<Run>; RUNS.len()]) -> String {

@@ -9,7 +9,7 @@ use oplogue_testkit::{
 
 use crate::{process::Oplogue, subscriber::Subscriber, support::source};
 
-/// In the debug build, with `max_in_flight` at its default of 8 MiB.
+/// In the debug build, with `max_in_flight` at its default of 4 MiB.
 const MOST_MEGABYTES: u64 = 150;
 
 /// The most memory that the process has ever had, in megabytes.

@@ -24,7 +24,7 @@ fn the_least_has_all_defaults() {
     assert!(matches!(&route.checkpoint, CheckpointPlan::Sink(store) if store.kind == "file"));
     assert_eq!((route.on_position_lost, route.max_catch_up), (OnPositionLost::Stop, None));
     assert!(matches!(route.on_bad_event, OnBadEvent::Stop));
-    assert_eq!((route.max_in_flight, route.lanes, route.max_batch), (8 << 20, 4, 1000));
+    assert_eq!((route.max_in_flight, route.lanes, route.max_batch), (4 << 20, 4, 1000));
     assert_eq!(route.checkpoint_interval, Duration::from_secs(1));
     assert_eq!(route.state_dir, Path::new("./oplogue-state"));
     assert_eq!(told(SOUND), "");
