@@ -16,7 +16,7 @@ mod supervisor;
 mod tracker;
 mod window;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use oplogue_api::Error;
 use tokio::task::JoinSet;
@@ -59,16 +59,7 @@ impl Engine {
                 let denylist = telemetry.denylist.clone();
                 let pace = if telemetry.otr.is_some() { pulse::BRISK } else { pulse::CALM };
                 telemetry.routes.push(Arc::clone(&status));
-                Route {
-                    plan,
-                    status,
-                    metrics,
-                    stop: stop.child_token(),
-                    grace,
-                    denylist,
-                    pace,
-                    has_run: AtomicBool::new(false),
-                }
+                Route { plan, status, metrics, stop: stop.child_token(), grace, denylist, pace }
             })
             .collect();
         Engine { routes, stop }

@@ -1,10 +1,7 @@
 //! One run of a route: from opening both ends to closing them.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -46,8 +43,6 @@ pub struct Route {
     pub grace: Duration,
     pub denylist: Option<Arc<Denylist>>,
     pub pace: pulse::Pace,
-    /// Whether a run of it has had both ends open.
-    pub has_run: AtomicBool,
 }
 
 /// How a run ended without an error.
@@ -94,7 +89,6 @@ impl Route {
             () = self.stop.cancelled() => return Ok(RouteEnd::Stopped),
             opened = async { Ok::<_, Error>((self.open(context, sink).await?, self.bad_events(context).await?)) } => opened?,
         };
-        self.has_run.store(true, Relaxed);
         let bad = Arc::new(bad);
         let chain = self
             .plan
@@ -230,7 +224,7 @@ impl Route {
     /// Whether `max_catch_up` forbids to go on from there. Asked once a process: what a route falls behind while it runs, it
     /// catches up with.
     fn too_old(&self, saved: &Position) -> Option<Error> {
-        let most = self.plan.max_catch_up.filter(|_| !self.has_run.load(Relaxed))?;
+        let most = self.plan.max_catch_up.filter(|_| !self.status.has_begun())?;
         let age = age(saved.time);
         (age > most).then(|| {
             Error::position_lost(format!("the checkpoint is {} s old, and max_catch_up is {most:?}", age.as_secs()))

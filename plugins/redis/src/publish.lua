@@ -2,7 +2,7 @@
 -- KEYS[1]  the route's hash
 -- ARGV[1]  MessagePack array, four fields an event: id, collection channel ('' = that of the event before), channel of the
 --          document (or an array of it and further channels), message ('' = the position was lost here)
--- ARGV[2]  '1': leave out what is not later than the watermark
+-- ARGV[2]  '1': leave out what is not later than the watermark. It is kept in any case: it shows what Redis has forgotten
 -- ARGV[3]  resume token to store with the last event, ARGV[4] its cluster time ('' = none)
 -- ARGV[5]  the watermark that this instance knows to have been stored ('' = none)
 -- ARGV[6]  '1': if an event is refused, none of the batch counts as sent: messages behind it speak for events before it
@@ -22,10 +22,11 @@ local proof = redis.pcall('HSET', key, 'format', '1')
 if type(proof) == 'table' and proof.err then return {-1, 0, refusal(proof, 'HSET', key, 'format', '1')} end
 -- A Redis that has forgotten what it had confirmed (a failover to a replica that lagged, a restart from a snapshot) may not
 -- have told its subscribers either.
-if dedupe and state[2] and state[2] < ARGV[5] then return {-1, 0, 'OPLOGUEBEHIND'} end
+if state[2] and state[2] < ARGV[5] then return {-1, 0, 'OPLOGUEBEHIND'} end
 
 local batch = cmsgpack.unpack(ARGV[1])
-local old = dedupe and state[2] or ''
+local base = state[2] or ''
+local old = base
 local mark, earlier = old, old
 local done, known, gap, failure = 0, 0, false, false
 local channel = ''
@@ -54,7 +55,7 @@ for i = 1, #batch, 4 do
     end
     if type(reply) ~= 'number' then
       failure = refusal(reply, 'PUBLISH', to, message)
-      if id == mark then mark = earlier end
+      if id == mark and mark ~= base then mark = earlier end
       break
     end
     if id > mark then earlier, mark = mark, id end
@@ -66,7 +67,7 @@ end
 if failure and ARGV[6] == '1' then mark = old end
 
 local change = {}
-if dedupe and mark ~= (state[2] or '') then
+if mark ~= base then
   change[1], change[2] = 'watermark', mark
 end
 if not failure and time ~= '' and (gap or not state[3] or time > state[3]) then

@@ -17,7 +17,7 @@ pub struct Watermark {
     link: Arc<Link>,
     store: Arc<RedisStore>,
     route: Option<String>,
-    /// Whether what is not later than the watermark is left out.
+    /// Whether what is not later than the watermark is left out. It is kept in any case.
     dedupe: bool,
     script: Script,
 }
@@ -64,7 +64,7 @@ impl Marks for Watermark {
                 let (Some(done), Some(known), Some(watermark)) = (count(done), count(known), bytes(watermark)) else {
                     return Err(strange_reply(place));
                 };
-                if self.dedupe && !part.is_empty() {
+                if !part.is_empty() {
                     self.store.set_watermark(watermark.to_vec());
                 }
                 Ok(Published { done: done as usize, known, failure: failure(rest, place) })

@@ -119,9 +119,18 @@ async fn a_gap_takes_the_mark_and_the_position_back() {
 
 #[tokio::test]
 async fn a_redis_that_forgot_what_it_confirmed_sends_the_route_back() {
+    sent_back("watermark").await;
+}
+
+#[tokio::test]
+async fn without_dedupe_it_is_noticed_too() {
+    sent_back("off").await;
+}
+
+async fn sent_back(dedupe: &str) {
     let redis = servers::redis().await;
     let place = Place::new(redis.url());
-    let sink = place.sink();
+    let sink = place.sink_with(&[("dedupe", dedupe)]);
     write(&sink, &place.inserts(0..10), 9).await;
     let mut connection = redis.connection().await;
     let saved: Vec<(String, Vec<u8>)> =
