@@ -220,7 +220,7 @@ async fn health_tells_the_ends_apart() {
     // A call that hangs is seen while it does.
     let reading = r.calling(Place::Source);
     let writing = r.calling(Place::Sink);
-    advance(HANGING).await;
+    advance(super::health::HANGING).await;
     assert_eq!(health(), (true, true));
     drop(writing);
     advance(SECOND).await;
