@@ -86,18 +86,19 @@ async fn nothing_is_lost_or_repeated_when_redis_is_flushed_paused_and_put_to_sle
     assert_eq!(numbers(&subscriber.messages()), written);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_is_waited_for() {
-    let mut bench = Bench::new(RedisOptions::default(), "").await;
+/// What is taken away comes back, and the route goes on by itself.
+async fn waited_for(options: RedisOptions, user: &str, take: &[&[&str]], says: &str, give: &[&str]) {
+    let mut bench = Bench::new(options, user).await;
     let subscriber = bench.subscribe().await;
     bench.oplogue.start();
     let writer = bench.write().await;
     writer.write_more(30).await;
-    bench.must(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-    bench.must(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for command in take {
+        bench.must(command).await;
+    }
     writer.write_more(30).await;
-    bench.wait_red("maxmemory");
-    bench.must(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    bench.wait_red(says);
+    bench.must(give).await;
     writer.write_more(30).await;
     bench.wait_green();
     let written = writer.finish().await.acknowledged;
@@ -107,26 +108,20 @@ async fn a_full_redis_is_waited_for() {
     assert_eq!(numbers(&subscriber.messages()), written);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_is_waited_for() {
+    let full: [&[&str]; 2] =
+        [&["CONFIG", "SET", "maxmemory-policy", "noeviction"], &["CONFIG", "SET", "maxmemory", "1"]];
+    waited_for(RedisOptions::default(), "", &full, "maxmemory", &["CONFIG", "SET", "maxmemory", "0"]).await;
+}
+
 /// Whoever mends the rights does not have to know that oplogue waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_refused_is_waited_for() {
     let users = vec!["app on >app-secret ~* &* +@all".to_owned()];
-    let mut bench = Bench::new(RedisOptions { users, ..Default::default() }, "app:app-secret@").await;
-    let subscriber = bench.subscribe().await;
-    bench.oplogue.start();
-    let writer = bench.write().await;
-    writer.write_more(30).await;
-    bench.must(&["ACL", "SETUSER", "app", "resetchannels"]).await;
-    writer.write_more(30).await;
-    bench.wait_red("NOPERM");
-    bench.must(&["ACL", "SETUSER", "app", "allchannels"]).await;
-    writer.write_more(30).await;
-    bench.wait_green();
-    let written = writer.finish().await.acknowledged;
-    bench.oplogue.wait("caught up", |_| subscriber.count() >= written.len());
-    assert!(bench.oplogue.terminate().success());
-    subscriber.settle(&bench.redis.url(), &bench.channel).await;
-    assert_eq!(numbers(&subscriber.messages()), written);
+    let options = RedisOptions { users, ..Default::default() };
+    let take: [&[&str]; 1] = [&["ACL", "SETUSER", "app", "resetchannels"]];
+    waited_for(options, "app:app-secret@", &take, "NOPERM", &["ACL", "SETUSER", "app", "allchannels"]).await;
 }
 
 /// A person has to act: the route stops, the process (it has no other route) ends with 1, and the next start goes on from there.
