@@ -4,6 +4,7 @@ mod backlog;
 mod bad_input;
 mod beside;
 mod cli;
+mod collections;
 mod config;
 mod crash;
 mod disk;

@@ -2,7 +2,7 @@
 
 mod acceptance;
 mod denylist;
-mod ear;
+pub mod ear;
 mod faults;
 mod fleet;
 mod health;
