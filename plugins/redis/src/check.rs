@@ -109,7 +109,7 @@ async fn may(link: &Link, user: &str, command: &[&str]) -> Option<bool> {
 }
 
 /// For the sink: the server, its key, and the channels.
-pub async fn sink(link: &Link, marks: &dyn Marks, prefix: Option<&str>, resync: bool) -> Vec<Finding> {
+pub async fn sink(link: &Link, marks: &dyn Marks, prefixes: &[Option<String>], resync: bool) -> Vec<Finding> {
     let mut found = match server(link).await {
         Ok(found) => found,
         Err(found) => return found,
@@ -145,11 +145,21 @@ pub async fn sink(link: &Link, marks: &dyn Marks, prefix: Option<&str>, resync: 
             );
         }
     }
-    // Never by publishing: whatever is no message of redis-oplog ends the process of a subscriber.
+    for prefix in prefixes {
+        found.push(channels(link, &user, prefix.as_deref()).await);
+    }
+    found
+}
+
+/// Whether the user may publish to channels that begin with the prefix; `None`: with the names of databases.
+///
+/// Never by publishing: whatever is no message of redis-oplog ends the process of a subscriber.
+async fn channels(link: &Link, user: &str, prefix: Option<&str>) -> Finding {
     let channel = format!("{}oplogue-check", prefix.unwrap_or("oplogue-check."));
-    found.push(match (may(link, &user, &["PUBLISH", &channel, ""]).await, prefix) {
-        (Some(true), _) => Finding::ok("the user may publish"),
-        (Some(false), Some(prefix)) => Error::operator("the user may not publish to channels with the prefix")
+    match (may(link, user, &["PUBLISH", &channel, ""]).await, prefix) {
+        (Some(true), None) => Finding::ok("the user may publish"),
+        (Some(true), Some(prefix)) => Finding::ok(format!("the user may publish to {prefix}*")),
+        (Some(false), Some(prefix)) => Error::operator(format!("the user may not publish to {prefix}*"))
             .hint(format!("ACL SETUSER {user} +publish &{prefix}*"))
             .into(),
         (Some(false), None) => Finding::warning(
@@ -160,8 +170,7 @@ pub async fn sink(link: &Link, marks: &dyn Marks, prefix: Option<&str>, resync: 
             "whether the user may publish is not visible",
             "it needs +publish and the channels &<prefix>*; with +acl|dryrun this could be checked",
         ),
-    });
-    found
+    }
 }
 
 /// For the store: the server and the key.

@@ -29,7 +29,8 @@ use crate::{
 pub struct RedisOplog {
     link: Arc<Link>,
     marks: Box<dyn Marks>,
-    prefix: Option<String>,
+    /// What channels begin with; `None`: the name of the database.
+    prefixes: Vec<Option<String>>,
     on_refused: OnRefused,
     resync: Vec<Resync>,
     resync_user: Option<String>,
@@ -55,13 +56,15 @@ impl RedisOplog {
                 Box::new(Watermark::new(Arc::clone(&link), store, context.route.clone(), is_on))
             }
         };
+        let of_databases = options.rendering.prefixes.values().map(|p| Some(String::from_utf8_lossy(p).into_owned()));
+        let prefixes = std::iter::once(options.prefix.clone()).chain(of_databases).collect();
         Ok(RedisOplog {
             link,
             on_refused: options.on_refused,
             resync: options.resync,
             resync_user: options.resync_user,
             work: Mutex::new(Work::new(Renderer::new(marks.ids(), options.rendering), options.coalesce)),
-            prefix: options.prefix,
+            prefixes,
             marks,
         })
     }
@@ -224,7 +227,7 @@ impl Sink for RedisOplog {
     }
 
     async fn check(&self) -> Vec<Finding> {
-        let mut found = check::sink(&self.link, &*self.marks, self.prefix.as_deref(), !self.resync.is_empty()).await;
+        let mut found = check::sink(&self.link, &*self.marks, &self.prefixes, !self.resync.is_empty()).await;
         found.extend(self.fits().err().map(Finding::from));
         found
     }

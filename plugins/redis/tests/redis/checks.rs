@@ -45,6 +45,12 @@ async fn what_is_wrong_is_found_before_it_hurts() {
     assert!(has(&findings, Severity::Warning, "appendonly"), "{findings:?}");
     let findings = check("narrow", "other.").await;
     assert!(has(&findings, Severity::Ok, "may publish"), "{findings:?}");
+    // Each prefix is asked for.
+    let place = Place::new(format!("redis://narrow:pw@{}", redis.addr()));
+    let options = format!("url = \"{}\"\nprefix = \"other.\"\nprefixes = {{ crm = \"crm.\" }}", place.url);
+    let findings = place.sink_toml(&options).check().await;
+    assert!(has(&findings, Severity::Ok, "may publish to other.*"), "{findings:?}");
+    assert!(has(&findings, Severity::Error, "may not publish to crm.*"), "{findings:?}");
     let findings = check("blind", "app.").await;
     assert!(!findings.iter().any(|f| f.severity == Severity::Error), "{findings:?}");
     assert!(has(&findings, Severity::Warning, "not visible"), "{findings:?}");
