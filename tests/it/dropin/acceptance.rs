@@ -6,7 +6,7 @@ use mongodb::{
     bson::{Document, doc},
 };
 use oplogue_testkit::{
-    servers::{self, Redis, RedisOptions},
+    servers::{self, Redis, RedisOptions, Sentinels, SentinelsOptions},
     unique,
 };
 
@@ -21,7 +21,7 @@ struct Bench {
     db: String,
     ears: Vec<Ear>,
     // Dropped last.
-    _redis: Vec<Redis>,
+    _redis: (Sentinels, Redis),
     ends: u32,
 }
 
@@ -31,18 +31,17 @@ type Expected<'a> = (&'a str, &'a str, &'a str, &'a [&'a str]);
 impl Bench {
     async fn new() -> Bench {
         let mongo = servers::mongo().await;
-        let (db, mut redis, mut ears) = (unique("tests"), Vec::new(), Vec::new());
-        for _ in 0..2 {
-            let server = Redis::start(RedisOptions::default()).await;
-            ears.push(Ear::open(&server.url(), &db).await);
-            redis.push(server);
-        }
-        let urls = format!("{},{}", redis[0].url(), redis[1].url());
+        let db = unique("tests");
+        // As there: one destination behind a Sentinel, the other one plain.
+        let options = SentinelsOptions { replicas: 0, sentinels: 1, quorum: 1, ..Default::default() };
+        let (group, redis) = (Sentinels::start(options).await, Redis::start(RedisOptions::default()).await);
+        let ears = vec![Ear::open(&group.redis(0).url(), &db).await, Ear::open(&redis.url(), &db).await];
+        let urls = format!("{},{}", group.url(), redis.url());
         let mut otr = DropIn::of(&mongo.uri(), &urls)
             .var("OTR_OPLOG_V2_EXTRACT_SUBFIELD_CHANGES", "true")
             .var("OPLOGUE_DENYLIST_SEED", "");
         otr.started().await;
-        Bench { otr, client: mongo.client().await, db, ears, _redis: redis, ends: 0 }
+        Bench { otr, client: mongo.client().await, db, ears, _redis: (group, redis), ends: 0 }
     }
 
     fn coll(&self, name: &str) -> Collection<Document> {
