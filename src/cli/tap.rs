@@ -75,13 +75,15 @@ impl Tap {
         let source = node.build(&Context { name: node.name.clone(), ..context }).map_err(told)?;
 
         let runtime = runtime()?;
-        let tapping = Tapping { source, sink, now: self.start == Some(Start::Now), at: None };
+        let mut tapping = Tapping { source, sink, now: self.start == Some(Start::Now), at: None };
         let result = runtime.block_on(async {
-            tokio::select! {
+            let result = tokio::select! {
                 result = tapping.run() => result,
                 () = asked_to_stop() => Ok(()),
                 () = reader_gone() => Ok(()),
-            }
+            };
+            tapping.source.close().await;
+            result.and(tapping.sink.close().await)
         });
         runtime.shutdown_timeout(Duration::from_secs(1));
         match result {
@@ -126,7 +128,7 @@ struct Tapping {
 }
 
 impl Tapping {
-    async fn run(mut self) -> Result<()> {
+    async fn run(&mut self) -> Result<()> {
         self.sink.open().await?;
         loop {
             match self.read().await {
@@ -134,11 +136,7 @@ impl Tapping {
                     output::note(&format!("{e}; trying again\n"));
                     tokio::time::sleep(PAUSE).await;
                 }
-                result => {
-                    self.source.close().await;
-                    self.sink.close().await?;
-                    return result;
-                }
+                result => return result,
             }
         }
     }

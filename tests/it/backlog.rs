@@ -9,7 +9,7 @@ use oplogue_testkit::{
 
 use crate::{process::Oplogue, subscriber::Subscriber, support::source};
 
-/// In the debug build, with `max_in_flight` at its default of 4 MiB.
+/// In the debug build, with `max_in_flight` at 16 MiB, where a reply of large documents fits in: the default is less.
 const MOST_MEGABYTES: u64 = 150;
 
 /// The most memory that the process has ever had, in megabytes.
@@ -61,7 +61,8 @@ async fn stalled(kind: &str) {
     let redis = servers::redis().await;
     let proxy = Proxy::start(redis.addr()).await;
     let db = unique("backlog");
-    let mut oplogue = to_redis(kind, &mongo.uri(), &redis.url_at(&proxy.addr()), &db, "");
+    let window = "max_in_flight = \"16MiB\"";
+    let mut oplogue = to_redis(kind, &mongo.uri(), &redis.url_at(&proxy.addr()), &db, window);
     let subscriber = Subscriber::start(&redis.url(), &format!("{db}.c")).await;
     oplogue.start();
     let coll = mongo.client().await.database(&db).collection::<Document>("c");

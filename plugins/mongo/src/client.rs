@@ -17,6 +17,8 @@ use crate::errors::{Phase, classify};
 const SELECTION: Duration = Duration::from_secs(8);
 /// How long a connection may take to be set up, DNS and TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long closing cursors and sessions may take at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a short command (ping, hello, a look-up by `_id`) may take, server selection included.
 const COMMAND: Duration = Duration::from_secs(30);
 
@@ -51,6 +53,14 @@ pub(crate) async fn connect(uri: &str, app_name: &str) -> Result<Client> {
     options.server_selection_timeout.get_or_insert(SELECTION);
     options.connect_timeout.get_or_insert(CONNECT);
     Client::with_options(options).map_err(|e| uri_error(&e))
+}
+
+/// Lets go of a client whose cursors have been dropped. Waits until they are closed on the server, but not for a server that is away:
+/// what the driver has still to do for them when the runtime ends would panic.
+pub(crate) async fn hang_up(client: Option<Client>) {
+    if let Some(client) = client {
+        let _ = tokio::time::timeout(FAREWELL, client.shutdown()).await;
+    }
 }
 
 fn uri_error(e: &mongodb::error::Error) -> Error {

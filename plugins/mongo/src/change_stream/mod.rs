@@ -352,6 +352,6 @@ impl Source for ChangeStream {
 
     async fn close(&mut self) {
         self.open = None;
-        self.client = None;
+        client::hang_up(self.client.take()).await;
     }
 }

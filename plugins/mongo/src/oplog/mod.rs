@@ -30,7 +30,7 @@ use self::{
     tail::{Pace, Tail},
 };
 use crate::{
-    client::{connect, hello, standalone},
+    client::{connect, hang_up, hello, standalone},
     errors::Phase,
     identity::identity,
     start::Start,
@@ -183,7 +183,7 @@ impl Source for Oplog {
 
     async fn close(&mut self) {
         self.tail = None;
-        self.client = None;
+        hang_up(self.client.take()).await;
     }
 }
 
