@@ -276,16 +276,25 @@ impl Link {
             }
         };
         match sent {
-            None => Err(moved(&self.place)),
+            None => Err(self.gone()),
             Some(Err(e)) if e.code().is_none() => {
-                // A reply may still come: nothing else may take it for its own.
-                self.slot.forget(open);
+                // A reply may still come: nothing else may take it for its own. Other calls on it would wait for theirs in vain.
+                self.slot.drop_this(open);
                 if let To::Sentinel(resolver) = &self.to {
                     resolver.refresh();
                 }
                 Err(reply::from_redis(&e, &open.address.to_string()))
             }
             Some(reply) => Ok(reply),
+        }
+    }
+
+    /// Why a call was ended: for a failover, or because another call found the connection dead.
+    fn gone(&self) -> Error {
+        match &self.to {
+            To::Sentinel(_) => moved(&self.place),
+            _ => Error::transient(format!("{}: the connection to Redis failed", self.place))
+                .hint("check that Redis runs there; retrying"),
         }
     }
 
