@@ -70,7 +70,8 @@ async fn a_time_alone_is_a_position_only_where_there_is_an_entry() {
     let coll = client.database(&db).collection::<Document>("c");
     let end = now(mongo, "").await.end().clone();
     insert(&coll, 0..3).await;
-    let never = Timestamp { increment: end.time.increment + 1_000_000, ..end.time };
+    // In the second before, where the server has been already.
+    let never = Timestamp { time: end.time.time - 1, increment: 1_000_000_000 };
     for time in [never, Timestamp { time: 1, increment: 1 }] {
         let error = refused(mongo, &Position::at(time)).await;
         assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
