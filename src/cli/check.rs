@@ -62,7 +62,7 @@ async fn ask(plan: &Plan) -> u8 {
 
     for (name, node) in &plan.sources {
         let route = plan.routes.iter().find(|r| r.source.name == *name);
-        let context = route.map_or_else(Context::default, |r| context(r, name));
+        let context = route.map_or_else(Context::default, |r| r.context(name));
         let node = node.clone();
         add(
             format!("source {name} ({})", node.kind),
@@ -85,7 +85,7 @@ async fn ask(plan: &Plan) -> u8 {
         }
         for node in sinks {
             if seen.insert(("sink", node.name.clone())) {
-                let built = node.build(&context(route, &node.name));
+                let built = node.build(&route.context(&node.name));
                 add(
                     format!("sink {} ({})", node.name, node.kind),
                     patiently(async move {
@@ -160,18 +160,9 @@ fn patiently(check: impl Future<Output = Vec<Finding>> + Send + 'static) -> toki
     })
 }
 
-fn context(route: &RoutePlan, name: &str) -> Context {
-    Context {
-        name: name.to_owned(),
-        route: Some(route.name.clone()),
-        source: Some(route.source.name.clone()),
-        state_dir: route.state_dir.clone(),
-    }
-}
-
 /// The store of a route's checkpoint, and where that is, in words.
 pub fn store(route: &RoutePlan) -> Result<(Arc<dyn CheckpointStore>, String)> {
-    let sink: Arc<dyn Sink> = route.sink.build(&context(route, &route.sink.name))?;
+    let sink: Arc<dyn Sink> = route.sink.build(&route.context(&route.sink.name))?;
     match (&route.checkpoint, sink.checkpoints()) {
         (CheckpointPlan::Sink(_), Some(store)) => {
             Ok((store, format!("with the sink {} ({})", route.sink.name, route.sink.kind)))
@@ -184,7 +175,7 @@ pub fn store(route: &RoutePlan) -> Result<(Arc<dyn CheckpointStore>, String)> {
                 }
                 kind => format!("in the store `{kind}`"),
             };
-            Ok((node.build(&context(route, &node.name))?, place))
+            Ok((node.build(&route.context(&node.name))?, place))
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use oplogue_api::{
-    Checkpoint, Context, Error, Interest, Options, Position as Place, Registry, Result, Source, StartAt,
+    Checkpoint, Error, Interest, Options, Position as Place, Registry, Result, Source, StartAt,
     bson::{Bson, DateTime, Document},
 };
 
@@ -167,13 +167,7 @@ fn aim(route: &RoutePlan, to: &Target, registry: &Registry) -> Result<Aim> {
         node.options = Options::new(options);
         from = StartAt::Configured;
     }
-    let context = Context {
-        name: node.name.clone(),
-        route: Some(route.name.clone()),
-        source: Some(node.name.clone()),
-        state_dir: route.state_dir.clone(),
-    };
-    Ok(Aim { source: node.build(&context)?, from })
+    Ok(Aim { source: node.build(&route.context(&node.name))?, from })
 }
 
 /// Whether a type of source can be told where to begin.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use oplogue_api::{
-    CheckpointStore, Context, Options, Result, Sink, SinkBuild, Source, SourceBuild, StoreBuild, Transform,
+    CheckpointStore, Context, Options, Origin, Result, Sink, SinkBuild, Source, SourceBuild, StoreBuild, Transform,
     TransformBuild,
 };
 
@@ -83,6 +83,19 @@ pub struct RoutePlan {
     pub checkpoint_interval: Duration,
     /// `[state] dir`.
     pub state_dir: PathBuf,
+}
+
+impl RoutePlan {
+    /// What the plugin of the table `name` is built with for this route.
+    pub fn context(&self, name: &str) -> Context {
+        Context {
+            name: name.to_owned(),
+            route: Some(self.name.clone()),
+            source: Some(self.source.name.clone()),
+            origin: Some(Origin { kind: self.source.kind, options: self.source.options.clone() }),
+            state_dir: self.state_dir.clone(),
+        }
+    }
 }
 
 /// Where a route keeps its checkpoint.

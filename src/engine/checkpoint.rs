@@ -57,6 +57,7 @@ impl Saver {
         let stored = match self.store.save(&self.route, &first).await? {
             Saved::Stored => first,
             Saved::Superseded(other) => other,
+            Saved::Held => return Err(Error::bug("the store does not keep the first checkpoint of a route")),
         };
         self.accept(stored);
         Ok(())
@@ -78,6 +79,10 @@ impl Saver {
             match self.store.save(&self.route, &next).await? {
                 // It may be an earlier try: then comes `mark`.
                 Saved::Stored => self.accept(next),
+                Saved::Held => {
+                    self.tried = None;
+                    return Ok(());
+                }
                 Saved::Superseded(other) if self.store.is_shared() => {
                     let ahead = other.position.time >= mark.time;
                     self.accept(other);

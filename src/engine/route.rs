@@ -66,12 +66,7 @@ struct Opened {
 impl Route {
     /// Runs the route once: until its end, the stop, or an error that only the supervisor can judge.
     pub async fn run(&self) -> Result<RouteEnd> {
-        let context = Context {
-            name: self.plan.sink.name.clone(),
-            route: Some(self.plan.name.clone()),
-            source: Some(self.plan.source.name.clone()),
-            state_dir: self.plan.state_dir.clone(),
-        };
+        let context = self.plan.context(&self.plan.sink.name);
         let sink = self.plan.sink.build(&context)?;
         let result = self.run_with(&context, &sink).await;
         match tokio::time::timeout(Duration::from_secs(5), sink.close()).await {

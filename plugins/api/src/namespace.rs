@@ -31,11 +31,11 @@ impl Namespace {
     pub fn as_str(&self) -> &str {
         &self.full
     }
-    /// Whether the server keeps its own affairs here: `local`, `config`, `admin.system.*`, `*.system.*` and the
-    /// temporary collections of `$out`, `renameCollection` and `convertToCapped`. Sources skip these unless asked.
+    /// Whether the server or a replicator keeps its own affairs here: `local`, `config`, `__mmm`, `admin.system.*`, `*.system.*` and
+    /// the temporary collections of `$out`, `renameCollection` and `convertToCapped`. Sources skip these unless asked.
     pub fn is_system(&self) -> bool {
         let coll = self.coll();
-        matches!(self.db(), "local" | "config")
+        matches!(self.db(), "local" | "config" | REPLICATION_DATABASE)
             || coll.starts_with("system.")
             || coll.starts_with("tmp.agg_out.")
             || coll
@@ -56,6 +56,11 @@ impl fmt::Debug for Namespace {
         write!(f, "Namespace({})", self.full)
     }
 }
+
+/// Where a replicator keeps its markers, conflicts and tombstones.
+pub const REPLICATION_DATABASE: &str = "__mmm";
+/// Where the markers are: the first write of each of its transactions goes there.
+pub const MARKERS: &str = "__mmm.markers";
 
 /// Interns namespaces, for a source: one allocation per namespace, not per event.
 #[derive(Default)]

@@ -18,8 +18,25 @@ pub enum StartAt<'a> {
 /// What the routes want of a source, so that it can leave the rest on the server. A source may give more than it is asked
 /// for: the chain filters again.
 #[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Interest {}
+pub struct Interest {
+    /// What to do with the writes of a replicator, of which each transaction begins with its marker.
+    pub replicated: Replicated,
+}
+
+/// What a route wants of the transactions that a replicator wrote. They are recognised by their first write, a marker in
+/// `__mmm.markers`; see `docs/decisions/replication.md`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replicated {
+    /// Their changes like those of anybody else. Markers are internal ([`Namespace::is_system`](crate::Namespace::is_system)).
+    #[default]
+    AsWrites,
+    /// The marker alone, as an insert, update or replacement in `__mmm.markers` with its full document in `after`; the other
+    /// writes of the transaction are an echo and are dropped (I7), on the server where it can be. Markers that were written outside
+    /// of a transaction are given too.
+    Markers,
+    /// The marker, and behind it the other writes of the transaction, with one [`Txn`](crate::Txn).
+    MarkersAndWrites,
+}
 
 /// Reads changes. One value serves one route; it is opened again after every error.
 #[async_trait]
@@ -99,6 +116,17 @@ pub trait Sink: Send + Sync {
         Ordering::PerKey
     }
 
+    /// What the sink wants of its source.
+    fn interest(&self) -> Interest {
+        Interest::default()
+    }
+
+    /// Whether a transaction of the source must come whole in one `write`, whatever its size. Only with [`Ordering::Total`].
+    /// `upto` is then always given, and is never before the last event.
+    fn whole_transactions(&self) -> bool {
+        false
+    }
+
     /// The most events, and bytes, that one `write` should get. `None`: the engine's own limit.
     fn max_batch(&self) -> Option<usize> {
         None
@@ -106,6 +134,15 @@ pub trait Sink: Send + Sync {
 
     /// Connects, and verifies what can be verified. Called before the source is opened, and again after an error.
     async fn open(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The source is open at `from`, which is durable as the checkpoint of the route, and nothing has been written in this run.
+    /// What must be at the destination before (an initial copy) goes here. May take hours; dropped when the route is stopped.
+    ///
+    /// # Errors
+    /// `Transient` is tried again; every other kind ends the run as one of [`Sink::open`] does.
+    async fn begin(&self, _from: &Position) -> Result<()> {
         Ok(())
     }
 
@@ -149,6 +186,9 @@ pub struct Checkpoint {
 pub enum Saved {
     /// It is durable.
     Stored,
+    /// The store left what is stored as it was: the position differs only by what is not worth a write (nothing but idle time
+    /// lies between, or writes of replicators, which would answer each other for ever). No generation was used.
+    Held,
     /// Another writer has been here: this is what is stored now, and it was left alone.
     Superseded(Checkpoint),
 }

@@ -76,8 +76,19 @@ pub struct Context {
     pub route: Option<String>,
     /// The name of the source of that route: what a sink tells its readers where an event came from.
     pub source: Option<String>,
+    /// The type of that source and its options, for a sink that has to ask the deployment itself.
+    pub origin: Option<Origin>,
     /// `[state] dir`.
     pub state_dir: PathBuf,
+}
+
+/// The source of a route, as its sink sees it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The `type` of the source.
+    pub kind: &'static str,
+    /// Its options.
+    pub options: Options,
 }
 
 /// The options of a plugin: its TOML table without `type`, variables expanded, keys and simple types already checked.

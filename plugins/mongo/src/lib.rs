@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod errors;
 mod identity;
+mod mmm;
 mod oplog;
 mod start;
 mod store;

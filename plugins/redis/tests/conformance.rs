@@ -36,7 +36,13 @@ impl Place {
     }
 
     fn context(&self, route: &str) -> Context {
-        Context { name: "kit".into(), route: Some(route.into()), source: None, state_dir: "/nowhere".into() }
+        Context {
+            name: "kit".into(),
+            route: Some(route.into()),
+            source: None,
+            origin: None,
+            state_dir: "/nowhere".into(),
+        }
     }
 
     async fn damage(&self, key: &str) {

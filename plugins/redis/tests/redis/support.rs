@@ -21,7 +21,13 @@ fn registry() -> Registry {
 }
 
 pub fn context(route: &str) -> Context {
-    Context { name: "meteor".into(), route: Some(route.into()), source: None, state_dir: "/nowhere".into() }
+    Context {
+        name: "meteor".into(),
+        route: Some(route.into()),
+        source: None,
+        origin: None,
+        state_dir: "/nowhere".into(),
+    }
 }
 
 pub fn options(all: &[(&str, &str)]) -> Options {

@@ -144,6 +144,7 @@ pub async fn c5_a_missing_checkpoint_is_no_other_writer<H: StoreHarness + ?Sized
     let wanted = match within("C5", "save", LIMIT, store.save(&route, &checkpoint)).await {
         Ok(Saved::Stored) => Some(checkpoint),
         Ok(Saved::Superseded(_)) => panic!("C5: a checkpoint was made up that nobody has saved"),
+        Ok(Saved::Held) => panic!("C5: the first checkpoint of a route is always worth a write"),
         failed => {
             refused("C5", "a generation above 1 where nothing is stored", failed, &[ErrorKind::Operator]);
             None

@@ -1,0 +1,151 @@
+//! The marker: the first write of each transaction of a replicator, and its checkpoint.
+//!
+//! ```text
+//! { _id: "factory->cloud", node: "factory", peer: "cloud", lane: 0, route: "…", generation: 3, seq: 4711,
+//!   origin: "factory", position: { token: BinData, time: Timestamp }, clock: 1764049191000,
+//!   seen: { cloud: Timestamp, … }, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
+//! ```
+//!
+//! It is always replaced whole, so that the entry in the log of `peer` (and the event of a change stream) shows all of it;
+//! `seq` makes each one differ, or the server would leave it out of the transaction.
+
+use bson::{Binary, Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
+use oplogue_api::{Doc, Position};
+
+/// A directed link between two nodes: the changes of `node` are written to `peer`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Link {
+    pub node: String,
+    pub peer: String,
+}
+
+impl Link {
+    /// The `_id` of the marker of a lane.
+    pub fn marker_id(&self, lane: u32) -> String {
+        match lane {
+            0 => format!("{}->{}", self.node, self.peer),
+            lane => format!("{}->{}/{lane}", self.node, self.peer),
+        }
+    }
+}
+
+/// What a marker says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Marker {
+    pub link: Link,
+    pub lane: u32,
+    /// The route that writes it, for people.
+    pub route: String,
+    /// Whoever has claimed the link last: a transaction of an earlier one does not find its marker, and fails.
+    pub generation: u64,
+    /// Counts the transactions.
+    pub seq: u64,
+    /// The node whose own writes the transaction carries: `node`, unless that one forwards.
+    pub origin: String,
+    /// How far the log of `node` is applied at `peer`, with this transaction.
+    pub position: Position,
+    /// The greatest clock (milliseconds) of the writes of the transaction, and of all before.
+    pub clock: i64,
+    /// For each other node, how far its log was applied at `node` when `node` had come to `position`.
+    pub seen: Vec<(String, Timestamp)>,
+    /// What the writer needs to go on.
+    pub log: LogState,
+}
+
+/// How far the writer knows both logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogState {
+    /// The greatest clock of the markers in the log of `node` up to `position`.
+    pub clock: i64,
+    /// From where on the log of `peer` has to be known to notice conflicts with what comes.
+    pub since: Timestamp,
+    /// The greatest clock of the markers in the log of `peer` up to `since`.
+    pub since_clock: i64,
+}
+
+impl Marker {
+    pub fn encode(&self) -> Document {
+        let token = Binary { subtype: BinarySubtype::Generic, bytes: self.position.token.bytes().to_vec() };
+        let seen: Document = self.seen.iter().map(|(node, time)| (node.clone(), Bson::Timestamp(*time))).collect();
+        doc! {
+            "_id": self.link.marker_id(self.lane),
+            "node": &self.link.node,
+            "peer": &self.link.peer,
+            "lane": self.lane as i32,
+            "route": &self.route,
+            "generation": self.generation as i64,
+            "seq": self.seq as i64,
+            "origin": &self.origin,
+            "position": {"token": token, "time": self.position.time},
+            "clock": self.clock,
+            "seen": seen,
+            "log": {"clock": self.log.clock, "since": self.log.since, "since_clock": self.log.since_clock},
+            "applied": DateTime::now(),
+        }
+    }
+
+    /// `None`: it is not of the known shape; somebody has edited it.
+    pub fn decode(stored: &Document) -> Option<Marker> {
+        let text = |name: &str| stored.get_str(name).ok().map(str::to_owned);
+        let position = stored.get_document("position").ok()?;
+        let token = Doc::new(position.get_binary_generic("token").ok()?.clone().into()).ok()?;
+        let log = stored.get_document("log").ok()?;
+        let seen = stored.get_document("seen").ok()?;
+        let marker = Marker {
+            link: Link { node: text("node")?, peer: text("peer")? },
+            lane: u32::try_from(integer(stored.get("lane")?)?).ok()?,
+            route: text("route")?,
+            generation: u64::try_from(integer(stored.get("generation")?)?).ok()?,
+            seq: u64::try_from(integer(stored.get("seq")?)?).ok()?,
+            origin: text("origin")?,
+            position: Position { token, time: position.get_timestamp("time").ok()? },
+            clock: integer(stored.get("clock")?)?,
+            seen: seen.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect::<Option<_>>()?,
+            log: LogState {
+                clock: integer(log.get("clock")?)?,
+                since: log.get_timestamp("since").ok()?,
+                since_clock: integer(log.get("since_clock")?)?,
+            },
+        };
+        (stored.get_str("_id").ok()? == marker.link.marker_id(marker.lane)).then_some(marker)
+    }
+}
+
+/// A whole number of any numeric type: somebody may have mended the document in a shell.
+fn integer(value: &Bson) -> Option<i64> {
+    match value {
+        Bson::Int64(n) => Some(*n),
+        Bson::Int32(n) => Some(i64::from(*n)),
+        Bson::Double(d) if d.fract() == 0.0 && d.abs() < 9e15 => Some(*d as i64),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+
+    #[test]
+    fn a_marker_survives_the_document() {
+        let time = |n| Timestamp { time: n, increment: 1 };
+        let marker = Marker {
+            link: Link { node: "a".into(), peer: "b".into() },
+            lane: 2,
+            route: "a->b".into(),
+            generation: 3,
+            seq: 4,
+            origin: "a".into(),
+            position: Position { token: rawdoc! {"ts": time(7)}.into(), time: time(7) },
+            clock: 9,
+            seen: vec![("b".into(), time(5))],
+            log: LogState { clock: 1, since: time(5), since_clock: 2 },
+        };
+        let document = marker.encode();
+        assert_eq!(document.get_str("_id"), Ok("a->b/2"));
+        assert_eq!(Marker::decode(&document), Some(marker));
+        let mut edited = document;
+        edited.remove("clock");
+        assert_eq!(Marker::decode(&edited), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! `mongo-mmm`: replicates into another MongoDB deployment that takes writes too. See `docs/replication.md` and
+//! `docs/decisions/replication.md`.
+
+#![allow(dead_code)] // Until the sink is registered.
+
+mod marker;
+mod names;
