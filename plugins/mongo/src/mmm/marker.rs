@@ -142,7 +142,7 @@ mod tests {
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };
         let document = marker.encode();
-        assert_eq!(document.get_str("_id"), Ok("a->b/2"));
+        assert_eq!(document.get_str("_id").unwrap(), "a->b/2");
         assert_eq!(Marker::decode(&document), Some(marker));
         let mut edited = document;
         edited.remove("clock");
