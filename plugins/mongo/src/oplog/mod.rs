@@ -3,7 +3,7 @@
 mod ahead;
 mod findings;
 mod gathering;
-mod globs;
+
 mod log;
 mod looking;
 mod lookup;
