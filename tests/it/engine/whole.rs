@@ -282,7 +282,7 @@ async fn a_position_that_is_held_is_no_failure_and_no_commit() {
     assert_eq!(b.store.get("r"), Some(stored.clone()), "not written, and no generation is used");
     assert_eq!(b.log.committed().last(), Some(&stored.position), "the source keeps what is behind the checkpoint");
     assert_eq!(running.view()["state"], "running");
-    assert_eq!(running.telemetry.routes[0].checkpoint_age(), Duration::ZERO);
+    assert!(running.telemetry.routes[0].checkpoint_age() <= Duration::from_secs(2), "nothing waits for a checkpoint");
     assert!(!running.metrics().contains("oplogue_checkpoint_saves_total{outcome=\"failed\",route=\"r\"} 1"));
     b.store.hold(false);
     tokio::time::sleep(Duration::from_secs(3)).await;
