@@ -25,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub(super) struct Origin {
-    uri: String,
+    /// `None`: the sink is built to be looked at, and serves no route.
+    uri: Option<String>,
     client: OnceCell<Client>,
 }
 
@@ -40,7 +41,8 @@ pub(super) struct Documents {
 impl Origin {
     /// # Errors
     /// `Operator` where the source is no MongoDB source, or reads a part of the deployment only: then it does not see the markers.
-    pub fn new(source: &Source) -> Result<Origin> {
+    pub fn new(source: Option<&Source>) -> Result<Origin> {
+        let Some(source) = source else { return Ok(Origin { uri: None, client: OnceCell::new() }) };
         let table = source.options.table();
         if !matches!(source.kind, "mongo-oplog" | "mongo-change-stream") {
             return Err(Error::operator(format!("a source of type `{}` cannot be replicated", source.kind))
@@ -53,13 +55,17 @@ impl Origin {
             .hint("leave out `database` and `collection` of the source, and set `namespaces` of the sink instead"));
         }
         match table.get("uri").and_then(|uri| uri.as_str()) {
-            Some(uri) => Ok(Origin { uri: uri.to_owned(), client: OnceCell::new() }),
+            Some(uri) => Ok(Origin { uri: Some(uri.to_owned()), client: OnceCell::new() }),
             None => Err(Error::operator("the source has no `uri`")),
         }
     }
 
     pub async fn client(&self) -> Result<&Client> {
-        self.client.get_or_try_init(|| connect(&self.uri, "oplogue")).await
+        let uri = self
+            .uri
+            .as_deref()
+            .ok_or_else(|| Error::operator("the sink serves no route, so that its source is not known"))?;
+        self.client.get_or_try_init(|| connect(uri, "oplogue")).await
     }
 
     pub async fn identity(&self) -> Result<Option<String>> {

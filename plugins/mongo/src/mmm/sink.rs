@@ -47,10 +47,7 @@ pub(super) struct Mmm {
 impl Mmm {
     pub fn new(context: &Context, options: &Options) -> Result<Mmm> {
         let settings = Settings::new(options)?;
-        let origin = match &context.origin {
-            Some(origin) => Origin::new(origin)?,
-            None => return Err(Error::operator("the sink mongo-mmm is used by no route")),
-        };
+        let origin = Origin::new(context.origin.as_ref())?;
         let state = State::new(MOST);
         Ok(Mmm {
             peer: Arc::new(Peer::new(settings, origin)),
