@@ -125,7 +125,7 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            let plan = if tactics.read.contains(&place) { Plan::Read } else { Plan::of(event, key, state)? };
+            let plan = if tactics.read.contains(&place) { Plan::Read } else { self.plan(event, key, state)? };
             if matches!(plan, Plan::Read) && tactics.read.insert(place) {
                 // Earlier events of the same document must be applied here as well.
                 return Err(Retry::Otherwise);
@@ -185,7 +185,12 @@ impl Peer {
             self.fetch(wanted, tactics).await?;
             return Err(Retry::Otherwise);
         }
-        subjects.write(&mut commands, |ns| state.serial.contains(ns))?;
+        let stamp = self.settings.stamp.as_ref();
+        let finish = |n: usize, document: &RawDocument| match stamp {
+            Some(stamp) => stamp.on(document, &events[n]),
+            None => Ok(document.to_owned()),
+        };
+        subjects.write(&mut commands, |ns| state.serial.contains(ns), finish)?;
         self.write(transaction, state, events, commands, tactics).await?;
         self.write_beside(transaction, &writes).await?;
         Ok(writes.outcome)
@@ -207,6 +212,16 @@ impl Peer {
             return Err(Failure::Again(Error::transient("the marker of the link has changed")).into());
         }
         Ok(())
+    }
+
+    fn plan(&self, event: &Event, key: &RawDocument, state: &State) -> Result<Plan> {
+        if state.is_covered(event.time) {
+            return Ok(Plan::Read);
+        }
+        Ok(match statement(event, key, state.abilities, self.settings.stamp.as_ref())? {
+            Applied::Statement(kind, statement) => Plan::Statement(kind, statement),
+            Applied::Read => Plan::Read,
+        })
     }
 
     async fn read(&self, transaction: &mut Transaction, subjects: &mut Subjects) -> Result<(), Retry> {
@@ -314,18 +329,6 @@ enum Plan {
     Statement(Kind, RawDocumentBuf),
     /// At hand, with the document that the peer has.
     Read,
-}
-
-impl Plan {
-    fn of(event: &Event, key: &RawDocument, state: &State) -> Result<Plan> {
-        if state.is_covered(event.time) {
-            return Ok(Plan::Read);
-        }
-        Ok(match statement(event, key, state.abilities)? {
-            Applied::Statement(kind, statement) => Plan::Statement(kind, statement),
-            Applied::Read => Plan::Read,
-        })
-    }
 }
 
 /// What a document is after an event.

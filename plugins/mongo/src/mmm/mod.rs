@@ -11,6 +11,7 @@ mod origin;
 mod records;
 mod shape;
 mod sink;
+mod stamp;
 mod state;
 mod statements;
 mod store;

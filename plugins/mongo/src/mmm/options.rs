@@ -3,7 +3,7 @@
 use oplogue_api::{ByteSize, Error, Field, FieldType, Namespace, Options, Period, Result};
 use serde::Deserialize;
 
-use super::marker::Link;
+use super::{marker::Link, stamp::Stamp};
 use crate::{client::check_uri, globs::Globs};
 
 pub(super) const FIELDS: &[Field] = &[
@@ -53,6 +53,13 @@ pub(super) const FIELDS: &[Field] = &[
         "What happens before the first change: nothing, a copy into an empty peer, or a union of both sides",
     )
     .default("\"none\""),
+    Field::new(
+        "stamp",
+        FieldType::OneOf(&["none", "document"]),
+        "Whether documents at the peer get a field `__mmm` with origin and clock",
+    )
+    .default("\"none\""),
+    Field::new("stamp_id", FieldType::String, "The UUID of the node for MongoMultiMaster: the field is that UUID then"),
     Field::new("tombstones", FieldType::Duration, "How long deletes are remembered: longer than the longest partition")
         .default("\"30d\""),
     Field::new(
@@ -105,6 +112,15 @@ pub(super) enum Initial {
     Merge,
 }
 
+/// See `stamp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Stamping {
+    #[default]
+    None,
+    Document,
+}
+
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -126,6 +142,9 @@ struct Table {
     ddl_drops: Ddl,
     #[serde(default)]
     initial: Initial,
+    #[serde(default)]
+    stamp: Stamping,
+    stamp_id: Option<String>,
     #[serde(default = "month")]
     tombstones: Period,
     #[serde(default = "window")]
@@ -169,6 +188,7 @@ pub(super) struct Settings {
     pub ddl: Ddl,
     pub ddl_drops: Ddl,
     pub initial: Initial,
+    pub stamp: Option<Stamp>,
     pub tombstones: Period,
     pub window: usize,
 }
@@ -201,7 +221,16 @@ impl Settings {
         });
         let exceptions = exceptions.collect::<Result<_>>()?;
         let namespaces = table.namespaces.as_deref().map(|n| Globs::new("namespaces", n)).transpose()?;
+        let stamp = match (table.stamp, &table.stamp_id) {
+            (Stamping::Document, Some(id)) => Some(Stamp::id(id)?),
+            (Stamping::Document, None) => Some(Stamp::Node(table.node.clone())),
+            (Stamping::None, None) => None,
+            (Stamping::None, Some(_)) => {
+                return Err(Error::option("stamp_id", "`stamp_id` without stamp = \"document\" would change nothing"));
+            }
+        };
         Ok(Settings {
+            stamp,
             uri: table.uri,
             link: Link { node: table.node, peer: table.peer },
             namespaces,

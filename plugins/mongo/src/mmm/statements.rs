@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use oplogue_api::{Change, Error, Event, Namespace, Op, Result, bson::raw::CStr, hash_key};
 
-use super::shape;
+use super::{shape, stamp::Stamp};
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,10 +123,19 @@ pub(super) fn id(key: &RawDocument) -> Result<RawBsonRef<'_>> {
     }
 }
 
-pub(super) fn statement(event: &Event, key: &RawDocument, abilities: Abilities) -> Result<Applied> {
+pub(super) fn statement(
+    event: &Event,
+    key: &RawDocument,
+    abilities: Abilities,
+    stamp: Option<&Stamp>,
+) -> Result<Applied> {
+    let whole = |after: &RawDocument| match stamp {
+        Some(stamp) => stamp.on(after, event),
+        None => Ok(after.to_owned()),
+    };
     Ok(match (event.op, &event.after, &event.change) {
-        (Op::Insert, Some(after), _) => Applied::Statement(Kind::Insert, (**after).to_owned()),
-        (Op::Replace, Some(after), _) => replace(key, after, false)?,
+        (Op::Insert, Some(after), _) => Applied::Statement(Kind::Insert, whole(after)?),
+        (Op::Replace, Some(after), _) => replace(key, &whole(after)?)?,
         (Op::Delete, _, _) => delete(key)?,
         (Op::Update, _, Some(Change::OplogV2(diff))) if abilities.diffs => {
             let Some(conditions) = shape::conditions(diff)? else { return Ok(Applied::Read) };
@@ -139,13 +148,16 @@ pub(super) fn statement(event: &Event, key: &RawDocument, abilities: Abilities) 
             update.append(cstr!("diff"), (**diff).to_owned());
             let mut pipeline = RawArrayBuf::new();
             pipeline.push(rawdoc! {"$_internalApplyOplogUpdate": {"oplogUpdate": update}});
+            if let Some(stamp) = stamp {
+                pipeline.push(rawdoc! {"$set": {"__mmm": {"$literal": stamp.value(event)}}});
+            }
             let mut statement = RawDocumentBuf::new();
             statement.append(cstr!("q"), q);
             statement.append(cstr!("u"), pipeline);
             Applied::Statement(Kind::Update, statement)
         }
         // A diff of version 1 is what classic operators do; the server applies it so itself.
-        (Op::Update, _, Some(Change::OplogV1(modifiers))) => {
+        (Op::Update, _, Some(Change::OplogV1(modifiers))) if stamp.is_none() => {
             let mut operators = RawDocumentBuf::new();
             for element in modifiers.iter_elements() {
                 let element = element.map_err(|_| Error::data("damaged BSON"))?;
@@ -167,13 +179,10 @@ pub(super) fn statement(event: &Event, key: &RawDocument, abilities: Abilities) 
     })
 }
 
-pub(super) fn replace(key: &RawDocument, document: &RawDocument, upsert: bool) -> Result<Applied> {
+pub(super) fn replace(key: &RawDocument, document: &RawDocument) -> Result<Applied> {
     let mut statement = RawDocumentBuf::new();
     statement.append(cstr!("q"), filter(key)?);
     statement.append(cstr!("u"), document.to_owned());
-    if upsert {
-        statement.append(cstr!("upsert"), true);
-    }
     Ok(Applied::Statement(Kind::Update, statement))
 }
 

@@ -50,10 +50,6 @@ impl Subjects {
         self.all.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Subject> {
-        self.all.iter()
-    }
-
     /// The keys by namespace.
     pub fn by_namespace(&self) -> HashMap<Namespace, Vec<&RawDocument>> {
         let mut all: HashMap<_, Vec<_>> = HashMap::new();
@@ -71,14 +67,20 @@ impl Subjects {
         }
     }
 
-    /// The statements that bring each from what it was to what it is now.
-    pub fn write(&self, commands: &mut Commands, is_serial: impl Fn(&Namespace) -> bool) -> Result<()> {
+    /// The statements that bring each from what it was to what it is now. `finish` gives the last touch to a document, of the
+    /// event that concerned it last.
+    pub fn write(
+        &self,
+        commands: &mut Commands,
+        is_serial: impl Fn(&Namespace) -> bool,
+        finish: impl Fn(usize, &RawDocument) -> Result<RawDocumentBuf>,
+    ) -> Result<()> {
         for subject in &self.all {
             let statement = match (&subject.before, &subject.now) {
                 (None, None) => continue,
                 (Some(before), Some(now)) if before == now => continue,
-                (None, Some(now)) => Applied::Statement(Kind::Insert, now.clone()),
-                (Some(_), Some(now)) => replace(&subject.key, now, false)?,
+                (None, Some(now)) => Applied::Statement(Kind::Insert, finish(subject.event, now)?),
+                (Some(_), Some(now)) => replace(&subject.key, &finish(subject.event, now)?)?,
                 (Some(_), None) => delete(&subject.key)?,
             };
             if let Applied::Statement(kind, statement) = statement {
@@ -111,7 +113,7 @@ mod tests {
         subjects.get(1).now = None;
         subjects.get(3).now = Some(rawdoc! {"_id": 4});
         let mut commands = Commands::default();
-        subjects.write(&mut commands, |_| true).unwrap();
+        subjects.write(&mut commands, |_| true, |_, document| Ok(document.to_owned())).unwrap();
         let kinds: Vec<_> = commands.into_all().iter().map(|c| (c.kind, c.statements.len())).collect();
         assert_eq!(kinds, [(Kind::Update, 1), (Kind::Delete, 1), (Kind::Insert, 1)]);
     }
