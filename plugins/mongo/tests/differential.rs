@@ -3,6 +3,8 @@
 //! What is left out of the comparison stands in [`Version`] and in [`Workload`], each with its reason, and in
 //! docs/sources.md ("Where they cannot agree, and why").
 
+#[path = "differential/replicated.rs"]
+mod replicated;
 mod streams;
 #[path = "differential/workload.rs"]
 mod workload;

@@ -26,6 +26,7 @@ pub fn build(kind: &str, uri: &str, toml: &str) -> Result<Box<dyn Source>, Error
 /// A source that is read, with everything that came.
 pub struct Reader {
     pub source: Box<dyn Source>,
+    pub interest: Interest,
     pub events: Vec<Event>,
     /// Every end, with the number of events before it.
     pub ends: Vec<(usize, Position)>,
@@ -37,9 +38,20 @@ impl Reader {
     }
 
     pub async fn try_open(kind: &str, uri: &str, toml: &str, from: StartAt<'_>) -> Result<Reader, Error> {
+        Reader::try_open_with(kind, uri, toml, from, Interest::default()).await
+    }
+
+    /// As a sink wants it.
+    pub async fn try_open_with(
+        kind: &str,
+        uri: &str,
+        toml: &str,
+        from: StartAt<'_>,
+        interest: Interest,
+    ) -> Result<Reader, Error> {
         let mut source = build(kind, uri, toml)?;
-        let start = source.open(from, &Interest::default()).await?;
-        Ok(Reader { source, events: Vec::new(), ends: vec![(0, start)] })
+        let start = source.open(from, &interest).await?;
+        Ok(Reader { source, interest, events: Vec::new(), ends: vec![(0, start)] })
     }
 
     pub fn end(&self) -> &Position {
@@ -82,7 +94,7 @@ impl Reader {
             let (seen, end) = self.ends[self.ends.len() - 1].clone();
             loop {
                 assert!(since.elapsed() < LIMIT, "{what}: cannot be opened");
-                match self.source.open(StartAt::Position(&end), &Interest::default()).await {
+                match self.source.open(StartAt::Position(&end), &self.interest).await {
                     Ok(_) => break,
                     Err(e) => assert_eq!(e.kind(), oplogue_api::ErrorKind::Transient, "{e}"),
                 }
