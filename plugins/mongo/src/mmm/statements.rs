@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
+use bson::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, rawdoc};
 use oplogue_api::{Change, Error, Event, Namespace, Op, Result, bson::raw::CStr, hash_key};
 
 use super::{shape, stamp::Stamp};
@@ -137,24 +137,16 @@ pub(super) fn statement(
         (Op::Insert, Some(after), _) => Applied::Statement(Kind::Insert, whole(after)?),
         (Op::Replace, Some(after), _) => replace(key, &whole(after)?)?,
         (Op::Delete, _, _) => delete(key)?,
-        (Op::Update, _, Some(Change::OplogV2(diff))) if abilities.diffs => {
-            let Some(conditions) = shape::conditions(diff)? else { return Ok(Applied::Read) };
-            let mut q = filter(key)?;
-            if !conditions.is_empty() {
-                q.append(cstr!("$expr"), rawdoc! {"$and": conditions});
+        (Op::Update, _, Some(Change::OplogV2(diff))) => {
+            let stamped = stamp.map(|stamp| stamp.value(event));
+            match classic(diff, stamped.clone())? {
+                Some(operators) => update(key, operators)?,
+                None if abilities.diffs => match pipeline(diff, stamped)? {
+                    Some(pipeline) => update(key, pipeline)?,
+                    None => Applied::Read,
+                },
+                None => Applied::Read,
             }
-            let mut update = RawDocumentBuf::new();
-            update.append(cstr!("$v"), 2);
-            update.append(cstr!("diff"), (**diff).to_owned());
-            let mut pipeline = RawArrayBuf::new();
-            pipeline.push(rawdoc! {"$_internalApplyOplogUpdate": {"oplogUpdate": update}});
-            if let Some(stamp) = stamp {
-                pipeline.push(rawdoc! {"$set": {"__mmm": {"$literal": stamp.value(event)}}});
-            }
-            let mut statement = RawDocumentBuf::new();
-            statement.append(cstr!("q"), q);
-            statement.append(cstr!("u"), pipeline);
-            Applied::Statement(Kind::Update, statement)
         }
         // A diff of version 1 is what classic operators do; the server applies it so itself.
         (Op::Update, _, Some(Change::OplogV1(modifiers))) if stamp.is_none() => {
@@ -169,14 +161,75 @@ pub(super) fn statement(
                     _ => return Ok(Applied::Read),
                 }
             }
-            let mut statement = RawDocumentBuf::new();
-            statement.append(cstr!("q"), filter(key)?);
-            statement.append(cstr!("u"), operators);
-            Applied::Statement(Kind::Update, statement)
+            update(key, operators)?
         }
         (Op::Update, _, _) => Applied::Read,
         _ => return Err(Error::data("an event that lacks what its operation needs")),
     })
+}
+
+fn update(key: &RawDocument, with: impl Into<RawBson>) -> Result<Applied> {
+    let mut statement = RawDocumentBuf::new();
+    statement.append(cstr!("q"), filter(key)?);
+    statement.append(cstr!("u"), with.into());
+    Ok(Applied::Statement(Kind::Update, statement))
+}
+
+/// A diff that only sets and removes fields at the top, as the operators `$set` and `$unset`: twice as fast as the diff itself, and
+/// exactly the same where no name has a meaning to them. `None`: it is more than that.
+fn classic(diff: &RawDocument, stamp: Option<RawBson>) -> Result<Option<RawDocumentBuf>> {
+    let damaged = |_| Error::data("damaged BSON");
+    let (mut set, mut unset) = (RawDocumentBuf::new(), RawDocumentBuf::new());
+    for section in diff.iter_elements() {
+        let section = section.map_err(damaged)?;
+        let RawBsonRef::Document(fields) = section.value().map_err(damaged)? else { return Ok(None) };
+        let into = match section.key().as_str() {
+            "u" => &mut set,
+            "d" => &mut unset,
+            // `i` moves a field that is there to the end, which `$set` does not.
+            _ => return Ok(None),
+        };
+        for field in fields.iter_elements() {
+            let field = field.map_err(damaged)?;
+            let name = field.key();
+            if name.as_str().is_empty() || name.as_str().starts_with('$') || name.as_str().contains('.') {
+                return Ok(None);
+            }
+            into.append(name, field.value().map_err(damaged)?);
+        }
+    }
+    if let Some(stamp) = stamp {
+        set.append(cstr!("__mmm"), stamp);
+    }
+    let mut operators = RawDocumentBuf::new();
+    for (name, fields) in [(cstr!("$set"), set), (cstr!("$unset"), unset)] {
+        if !fields.is_empty() {
+            operators.append(name, fields);
+        }
+    }
+    Ok((!operators.is_empty()).then_some(operators))
+}
+
+/// A diff as the server applies it to its own documents, behind a stage that fails where the document has another shape.
+fn pipeline(diff: &RawDocument, stamp: Option<RawBson>) -> Result<Option<RawArrayBuf>> {
+    let Some(conditions) = shape::conditions(diff)? else { return Ok(None) };
+    let mut stages = RawArrayBuf::new();
+    if !conditions.is_empty() {
+        // No document: the statement fails, and nothing is set to null.
+        let mut branches = RawArrayBuf::new();
+        branches.push(rawdoc! {"$and": conditions});
+        branches.push("$$ROOT");
+        branches.push("another shape");
+        stages.push(rawdoc! {"$replaceWith": {"$cond": branches}});
+    }
+    let mut update = RawDocumentBuf::new();
+    update.append(cstr!("$v"), 2);
+    update.append(cstr!("diff"), diff.to_owned());
+    stages.push(rawdoc! {"$_internalApplyOplogUpdate": {"oplogUpdate": update}});
+    if let Some(stamp) = stamp {
+        stages.push(rawdoc! {"$set": {"__mmm": {"$literal": stamp}}});
+    }
+    Ok(Some(stages))
 }
 
 pub(super) fn replace(key: &RawDocument, document: &RawDocument) -> Result<Applied> {
