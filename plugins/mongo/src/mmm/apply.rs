@@ -2,47 +2,46 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
-use oplogue_api::{Change, Doc, Error, Event, Namespace, Op, Position, Result, hash_key, oplog};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
+use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
 
 use super::{
+    document::{self, Now, Whole, Why},
     marker::Marker,
     names,
     origin::{Documents, as_bson, raw},
-    records, shape,
+    records,
+    sight::Sight,
     state::{Peer, State},
     statements::{Applied, Commands, Kind, Serial, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
+    verdict::{Verdict, verdict},
+    window::Window,
 };
+
+/// A document, by namespace and hash of its key.
+type Place = (Namespace, u64);
 
 /// What earlier attempts at the same events have shown.
 #[derive(Default)]
 pub(super) struct Tactics {
-    /// Documents that are read and written whole, by namespace and hash of the key.
-    read: HashSet<(Namespace, u64)>,
+    /// Documents that are read and written whole.
+    read: HashSet<Place>,
     /// Events that the peer refuses, with the code.
     refused: HashMap<usize, i32>,
     /// Documents as the origin has them.
-    whole: HashMap<(Namespace, u64), Whole>,
-}
-
-/// A document as the origin has it.
-#[derive(Clone)]
-struct Whole {
-    document: Option<Doc>,
-    /// What is not later than this is in it. `None`: not known.
-    at: Option<bson::Timestamp>,
-    /// The conflict for which it was asked for, if it is one.
-    conflict: Option<&'static str>,
+    whole: HashMap<Place, Whole>,
+    /// What the events follow from is not all here, and is not waited for any longer.
+    pub is_behind: bool,
 }
 
 /// A document that only the origin knows.
 struct Wanted {
     ns: Namespace,
     key: Doc,
-    time: bson::Timestamp,
-    conflict: Option<&'static str>,
+    time: Timestamp,
+    why: Why,
 }
 
 /// Why an attempt must be made again, other than a failure.
@@ -76,16 +75,25 @@ impl Peer {
         tactics: &mut Tactics,
     ) -> Result<Outcome, Retry> {
         let Some(last) = events.last() else { return Ok(Outcome::default()) };
-        let marker = state.next_marker(last, position)?;
+        let sight = Sight::new(&state.stream, events, state.is_mesh);
+        let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
+        let mut marker = sight.marker(state, last, position, whole)?;
+        if let Some(window) = &mut state.window {
+            (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
+        }
         let mut transaction = Transaction::begin(self.client().await?).await?;
-        match self.attempt_in(&mut transaction, state, events, &marker, tactics).await {
-            Ok(outcome) => {
+        match self.attempt_in(&mut transaction, state, events, &sight, &marker, tactics).await {
+            Ok(writes) => {
                 // From here on it may be there, whatever we hear.
                 state.is_certain = false;
                 transaction.commit().await?;
-                let included = tactics.whole.drain().filter_map(|(place, whole)| Some((place, whole.at?)));
-                state.committed(marker, included);
-                Ok(outcome)
+                let taken = writes.taken.iter();
+                let included = taken.filter_map(|place| Some((place.clone(), tactics.whole.get(place)?.at?)));
+                state.committed(marker, sight.stream, included);
+                for (hash, upto) in writes.beaten {
+                    state.beaten.insert(hash, upto);
+                }
+                Ok(writes.outcome)
             }
             Err(retry) => {
                 transaction.abort().await;
@@ -99,18 +107,142 @@ impl Peer {
         transaction: &mut Transaction,
         state: &mut State,
         events: &[Event],
+        sight: &Sight,
         marker: &Marker,
         tactics: &mut Tactics,
-    ) -> Result<Outcome, Retry> {
+    ) -> Result<Writes, Retry> {
         self.mark(transaction, state, marker).await?;
-        let mut writes = Writes { outcome: Outcome::default(), records: Vec::new(), tombstones: Vec::new() };
-        let mut commands = Commands::default();
-        // What must be read, before anything is decided about it.
+        if let Some(window) = &mut state.window {
+            window.pull(self.client().await?).await?;
+        }
+        let mut writes = Writes::default();
         let mut subjects = Subjects::default();
+        let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        self.read(transaction, &mut subjects).await?;
+
+        let mut commands = Commands::default();
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for (n, (event, plan)) in events.iter().zip(plans).enumerate() {
+            let Some(key) = event.key.as_deref() else { continue };
+            let won = match plan {
+                Plan::Nothing => continue,
+                Plan::Statement(kind, statement) => {
+                    commands.push(n, &event.ns, key, state.serial.contains(&event.ns), kind, statement);
+                    true
+                }
+                Plan::Read(verdict) => {
+                    let place = (event.ns.clone(), hash_key(key));
+                    let whole = tactics.whole.get(&place);
+                    let taken = writes.taken.contains(&place);
+                    let is_unknown = tactics.is_behind || state.is_covered(event.time);
+                    let hash = Window::hash(&event.ns, key);
+                    if let Verdict::Remote(conflict) = &verdict {
+                        writes.beaten.push((hash, conflict.upto));
+                    }
+                    let at = subjects.enter(&event.ns, key);
+                    let subject = subjects.get(at);
+                    subject.event = n;
+                    let now = subject.now.take();
+                    let link = &self.settings.link;
+                    let (clock, _) = sight.of(n);
+                    let (next, won) = match document::apply(event, now.as_deref(), whole, taken, is_unknown, verdict)? {
+                        Now::Same => (now, true),
+                        Now::Is(document) => {
+                            if whole.is_some() && event.op != Op::Delete {
+                                writes.taken.insert(place);
+                            }
+                            (document, true)
+                        }
+                        Now::Differs(kind, document) => {
+                            writes.records.push(records::differs(
+                                link,
+                                event,
+                                kind,
+                                clock,
+                                now.as_deref(),
+                                document.as_deref(),
+                            )?);
+                            if whole.is_some() {
+                                writes.taken.insert(place);
+                            }
+                            (document, true)
+                        }
+                        Now::Won(conflict, document) => {
+                            let record = records::resolved(
+                                link,
+                                event,
+                                clock,
+                                &conflict,
+                                true,
+                                now.as_deref(),
+                                document.as_deref(),
+                            )?;
+                            if !document::same(now.as_deref(), document.as_deref()) {
+                                writes.records.push(record);
+                            }
+                            if event.op == Op::Update {
+                                writes.taken.insert(place);
+                            }
+                            (document, true)
+                        }
+                        Now::Lost(conflict, document) => {
+                            writes.records.push(records::resolved(
+                                link,
+                                event,
+                                clock,
+                                &conflict,
+                                false,
+                                now.as_deref(),
+                                document.as_deref(),
+                            )?);
+                            (now, false)
+                        }
+                        Now::Wanted(why) => {
+                            wanted.push(Wanted { ns: event.ns.clone(), key: Doc::from(key), time: event.time, why });
+                            (now, false)
+                        }
+                    };
+                    subject.now = next;
+                    won
+                }
+            };
+            if won && event.op == Op::Delete && !self.settings.tombstones.0.is_zero() {
+                writes.tombstones.push(records::tombstone(&self.settings.link.node, event, key)?);
+            }
+            writes.outcome.applied += 1;
+        }
+        if !wanted.is_empty() {
+            self.fetch(wanted, tactics).await?;
+            return Err(Retry::Otherwise);
+        }
+        writes.outcome.conflicts = writes.records.len() as u64 - writes.outcome.refused;
+        let stamp = self.settings.stamp.as_ref();
+        let finish = |n: usize, document: &RawDocument| match stamp {
+            Some(stamp) => stamp.on(document, &events[n]),
+            None => Ok(document.to_owned()),
+        };
+        subjects.write(&mut commands, |ns| state.serial.contains(ns), finish)?;
+        self.write(transaction, state, events, commands, tactics).await?;
+        self.write_beside(transaction, &writes).await?;
+        Ok(writes)
+    }
+
+    /// What is to be done with each event; the documents that must be read for it are entered as subjects.
+    fn plans(
+        &self,
+        state: &State,
+        events: &[Event],
+        sight: &Sight,
+        tactics: &mut Tactics,
+        subjects: &mut Subjects,
+        writes: &mut Writes,
+    ) -> Result<Vec<Plan>, Retry> {
         let mut plans = Vec::with_capacity(events.len());
+        let mut beaten: HashMap<u64, Timestamp> = HashMap::new();
+        let mut again = false;
         for (n, event) in events.iter().enumerate() {
-            let Some(key) = event.key.as_deref().filter(|_| self.settings.wants(&event.ns) && !event.op.is_barrier())
-            else {
+            let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
+            let Some(key) = event.key.as_deref().filter(|_| wanted) else {
                 plans.push(Plan::Nothing);
                 continue;
             };
@@ -125,75 +257,32 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            let plan = if tactics.read.contains(&place) { Plan::Read } else { self.plan(event, key, state)? };
-            if matches!(plan, Plan::Read) && tactics.read.insert(place) {
-                // Earlier events of the same document must be applied here as well.
-                return Err(Retry::Otherwise);
+            let hash = Window::hash(&event.ns, key);
+            let (clock, seen) = sight.of(n);
+            let verdict = match beaten.get(&hash) {
+                // An earlier event of this transaction has won already.
+                Some(upto) => verdict(&self.settings, state, event, hash, clock, seen, Some(*upto))?,
+                None => verdict(&self.settings, state, event, hash, clock, seen, None)?,
+            };
+            if let Verdict::Remote(conflict) = &verdict {
+                beaten.insert(hash, conflict.upto);
             }
-            if matches!(plan, Plan::Read) {
+            let is_unknown = tactics.is_behind || state.is_covered(event.time);
+            let plan = match verdict {
+                Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
+                verdict => Plan::Read(verdict),
+            };
+            if matches!(plan, Plan::Read(_)) {
+                // Earlier events of the same document must be applied here as well.
+                again |= tactics.read.insert(place);
                 subjects.enter(&event.ns, key);
             }
             plans.push(plan);
         }
-        self.read(transaction, &mut subjects).await?;
-
-        let mut wanted: Vec<Wanted> = Vec::new();
-        for (n, (event, plan)) in events.iter().zip(plans).enumerate() {
-            let Some(key) = event.key.as_deref() else { continue };
-            match plan {
-                Plan::Nothing => continue,
-                Plan::Statement(kind, statement) => {
-                    commands.push(n, &event.ns, key, state.serial.contains(&event.ns), kind, statement);
-                }
-                Plan::Read => {
-                    let place = subjects.enter(&event.ns, key);
-                    let subject = subjects.get(place);
-                    subject.event = n;
-                    let whole = tactics.whole.get(&(event.ns.clone(), hash_key(key)));
-                    match apply_to(event, subject.now.as_deref(), whole, state.is_covered(event.time))? {
-                        Now::Is(document) => subject.now = document,
-                        Now::Same => {}
-                        Now::Differs(kind, document) => {
-                            let record = records::resolved(
-                                &self.settings.link,
-                                event,
-                                kind,
-                                subject.now.as_deref(),
-                                document.as_deref(),
-                            )?;
-                            writes.records.push(record);
-                            writes.outcome.conflicts += 1;
-                            subject.now = document;
-                        }
-                        Now::Wanted(conflict) => {
-                            wanted.push(Wanted {
-                                ns: event.ns.clone(),
-                                key: Doc::from(key),
-                                time: event.time,
-                                conflict,
-                            });
-                        }
-                    }
-                }
-            }
-            if event.op == Op::Delete && !self.settings.tombstones.0.is_zero() {
-                writes.tombstones.push(records::tombstone(&self.settings.link.node, event, key)?);
-            }
-            writes.outcome.applied += 1;
-        }
-        if !wanted.is_empty() {
-            self.fetch(wanted, tactics).await?;
+        if again {
             return Err(Retry::Otherwise);
         }
-        let stamp = self.settings.stamp.as_ref();
-        let finish = |n: usize, document: &RawDocument| match stamp {
-            Some(stamp) => stamp.on(document, &events[n]),
-            None => Ok(document.to_owned()),
-        };
-        subjects.write(&mut commands, |ns| state.serial.contains(ns), finish)?;
-        self.write(transaction, state, events, commands, tactics).await?;
-        self.write_beside(transaction, &writes).await?;
-        Ok(writes.outcome)
+        Ok(plans)
     }
 
     /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.
@@ -215,12 +304,9 @@ impl Peer {
     }
 
     fn plan(&self, event: &Event, key: &RawDocument, state: &State) -> Result<Plan> {
-        if state.is_covered(event.time) {
-            return Ok(Plan::Read);
-        }
         Ok(match statement(event, key, state.abilities, self.settings.stamp.as_ref())? {
             Applied::Statement(kind, statement) => Plan::Statement(kind, statement),
-            Applied::Read => Plan::Read,
+            Applied::Read => Plan::Read(Verdict::Apply),
         })
     }
 
@@ -253,8 +339,8 @@ impl Peer {
             let Some(time) = all.iter().map(|one| one.time).max() else { continue };
             let Documents { found, at } = self.origin.documents(&ns, &keys, time).await?;
             for (one, document) in all.iter().zip(found) {
-                let whole = Whole { document, at, conflict: one.conflict };
-                tactics.whole.entry((ns.clone(), hash_key(&one.key))).or_insert(whole);
+                let whole = Whole { document, at, wanted: one.why };
+                tactics.whole.insert((ns.clone(), hash_key(&one.key)), whole);
             }
         }
         Ok(())
@@ -317,10 +403,16 @@ impl Peer {
     }
 }
 
+/// What is written beside the data, and what is remembered once all of it is committed.
+#[derive(Default)]
 struct Writes {
     outcome: Outcome,
     records: Vec<Document>,
     tombstones: Vec<Document>,
+    /// The documents that were taken whole from the origin.
+    taken: HashSet<Place>,
+    /// By hash, up to when writes of the peer have lost.
+    beaten: Vec<(u64, Timestamp)>,
 }
 
 /// What is to be done with an event.
@@ -328,48 +420,7 @@ enum Plan {
     Nothing,
     Statement(Kind, RawDocumentBuf),
     /// At hand, with the document that the peer has.
-    Read,
-}
-
-/// What a document is after an event.
-enum Now {
-    Same,
-    Is(Option<RawDocumentBuf>),
-    /// It was not as it must have been at the origin: the name of the conflict, and what it is now.
-    Differs(&'static str, Option<RawDocumentBuf>),
-    /// Only the origin knows; for the sake of this conflict.
-    Wanted(Option<&'static str>),
-}
-
-/// `is_covered`: an initial copy may hold the event, and later ones, already.
-fn apply_to(event: &Event, now: Option<&RawDocument>, whole: Option<&Whole>, is_covered: bool) -> Result<Now> {
-    let owned = |document: &RawDocument| Some(document.to_owned());
-    if let Some(whole) = whole
-        && whole.at.is_none_or(|at| event.time <= at)
-    {
-        // The event is in the document that the origin gave.
-        let document = whole.document.as_deref();
-        return Ok(match whole.conflict {
-            _ if now.map(RawDocument::as_bytes) == document.map(RawDocument::as_bytes) => Now::Same,
-            Some(conflict) => Now::Differs(conflict, document.and_then(owned)),
-            None => Now::Is(document.and_then(owned)),
-        });
-    }
-    Ok(match (event.op, &event.after, &event.change, now) {
-        _ if is_covered => Now::Wanted(None),
-        (Op::Insert, Some(after), _, None) | (Op::Replace, Some(after), _, Some(_)) => Now::Is(owned(after)),
-        (Op::Insert, Some(after), _, Some(now)) if now.as_bytes() == after.as_bytes() => Now::Same,
-        (Op::Insert, Some(after), _, Some(_)) => Now::Differs("exists", owned(after)),
-        (Op::Replace, Some(after), _, None) => Now::Differs("missing", owned(after)),
-        (Op::Delete, ..) => Now::Is(None),
-        (Op::Update, _, Some(Change::OplogV2(diff)), Some(now)) => match shape::fits(diff, now)? {
-            true => Now::Is(Some(oplog::apply(diff, now)?)),
-            false => Now::Wanted(Some("shape")),
-        },
-        (Op::Update, _, _, None) => Now::Wanted(Some("missing")),
-        (Op::Update, ..) => Now::Wanted(None),
-        _ => return Err(Error::data("an event that lacks what its operation needs")),
-    })
+    Read(Verdict),
 }
 
 /// What a refused statement means for the next attempt.

@@ -3,7 +3,7 @@
 //! ```text
 //! { _id: "factory->cloud", node: "factory", peer: "cloud", lane: 0, route: "…", generation: 3, seq: 4711,
 //!   origin: "factory", position: { token: BinData, time: Timestamp }, done: { time: Timestamp, index: 0 }, clock: 1764049191000,
-//!   seen: { cloud: Timestamp, … }, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
+//!   saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
 //! ```
 //!
 //! It is always replaced whole, so that the entry in the log of `peer` (and the event of a change stream) shows all of it;
@@ -50,6 +50,11 @@ pub(crate) struct Marker {
     pub clock: i64,
     /// For each other node, how far its log was applied at `node` when `node` had come to `position`.
     pub seen: Vec<(String, Timestamp)>,
+    /// The same for the first event of the transaction: what all of its writes have seen, at least.
+    pub saw: Vec<(String, Timestamp)>,
+    /// For each document that the transaction writes: hash, time at the origin and clock of the last write, 8 bytes each, little
+    /// endian. Only where more than one link leads to the peer: the others look there what is concurrent with theirs.
+    pub writes: Vec<u8>,
     /// What the writer needs to go on.
     pub log: LogState,
 }
@@ -68,7 +73,10 @@ pub(crate) struct LogState {
 impl Marker {
     pub fn encode(&self) -> Document {
         let token = Binary { subtype: BinarySubtype::Generic, bytes: self.position.token.bytes().to_vec() };
-        let seen: Document = self.seen.iter().map(|(node, time)| (node.clone(), Bson::Timestamp(*time))).collect();
+        let times = |seen: &[(String, Timestamp)]| -> Document {
+            seen.iter().map(|(node, time)| (node.clone(), Bson::Timestamp(*time))).collect()
+        };
+        let writes = Binary { subtype: BinarySubtype::Generic, bytes: self.writes.clone() };
         doc! {
             "_id": self.link.marker_id(self.lane),
             "node": &self.link.node,
@@ -81,7 +89,9 @@ impl Marker {
             "position": {"token": token, "time": self.position.time},
             "done": {"time": self.done.time, "index": i64::from(self.done.index)},
             "clock": self.clock,
-            "seen": seen,
+            "saw": times(&self.saw),
+            "seen": times(&self.seen),
+            "writes": writes,
             "log": {"clock": self.log.clock, "since": self.log.since, "since_clock": self.log.since_clock},
             "applied": DateTime::now(),
         }
@@ -94,7 +104,10 @@ impl Marker {
         let token = Doc::new(position.get_binary_generic("token").ok()?.clone().into()).ok()?;
         let done = stored.get_document("done").ok()?;
         let log = stored.get_document("log").ok()?;
-        let seen = stored.get_document("seen").ok()?;
+        let times = |name: &str| -> Option<Vec<(String, Timestamp)>> {
+            let times = stored.get_document(name).ok()?;
+            times.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect()
+        };
         let marker = Marker {
             link: Link { node: text("node")?, peer: text("peer")? },
             lane: u32::try_from(integer(stored.get("lane")?)?).ok()?,
@@ -108,7 +121,9 @@ impl Marker {
                 index: u32::try_from(integer(done.get("index")?)?).ok()?,
             },
             clock: integer(stored.get("clock")?)?,
-            seen: seen.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect::<Option<_>>()?,
+            seen: times("seen")?,
+            saw: times("saw")?,
+            writes: stored.get_binary_generic("writes").ok()?.clone(),
             log: LogState {
                 clock: integer(log.get("clock")?)?,
                 since: log.get_timestamp("since").ok()?,
@@ -148,6 +163,8 @@ mod tests {
             done: EventId { time: time(8), index: u32::MAX },
             clock: 9,
             seen: vec![("b".into(), time(5))],
+            saw: vec![("b".into(), time(4))],
+            writes: vec![1; 24],
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };
         let document = marker.encode();

@@ -4,12 +4,16 @@
 mod apply;
 mod checks;
 mod chunk;
+mod document;
 pub(crate) mod marker;
 pub(crate) mod names;
 mod options;
 mod origin;
+mod rank;
 mod records;
+mod seen;
 mod shape;
+mod sight;
 mod sink;
 mod stamp;
 mod state;
@@ -17,6 +21,8 @@ mod statements;
 mod store;
 mod subjects;
 mod txn;
+mod verdict;
+mod window;
 
 use std::sync::Arc;
 

@@ -67,7 +67,7 @@ pub(super) const FIELDS: &[Field] = &[
         FieldType::Size,
         "How much memory the writes of the peer may take that conflicts are looked for in",
     )
-    .default("\"64MiB\""),
+    .default("\"256MiB\""),
 ];
 
 /// See `conflicts`.
@@ -156,7 +156,7 @@ fn month() -> Period {
 }
 
 fn window() -> ByteSize {
-    ByteSize(64 << 20)
+    ByteSize(256 << 20)
 }
 
 #[derive(Clone, Deserialize)]
@@ -248,6 +248,12 @@ impl Settings {
     /// Whether a namespace is replicated.
     pub fn wants(&self, ns: &Namespace) -> bool {
         !ns.is_system() && self.namespaces.as_ref().is_none_or(|globs| globs.matches(ns.as_str()))
+    }
+
+    /// Whether what comes always stays, everywhere.
+    pub fn is_one_way(&self) -> bool {
+        let is_one_way = |policy: &Policy| policy.conflicts == Conflicts::Origin;
+        is_one_way(&self.policy) && self.exceptions.iter().all(|(_, policy)| is_one_way(policy))
     }
 
     pub fn policy(&self, ns: &Namespace) -> Policy {

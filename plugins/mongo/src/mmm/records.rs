@@ -7,16 +7,18 @@ use super::{
     marker::Link,
     origin::{as_bson, document},
     statements::id,
+    verdict::Conflict,
 };
 
 /// A document larger than this is not repeated in a record: both of them must fit, and the data of the transaction.
 const LARGEST: usize = 4 << 20;
 
-/// A conflict that was resolved in favour of what came from the origin.
-pub(super) fn resolved(
+/// The peer's document was not as it must have been: it was replaced.
+pub(super) fn differs(
     link: &Link,
     event: &Event,
     kind: &str,
+    clock: i64,
     local: Option<&RawDocument>,
     remote: Option<&RawDocument>,
 ) -> Result<Document> {
@@ -24,7 +26,30 @@ pub(super) fn resolved(
     record.insert("winner", &link.node);
     record.insert("status", "resolved");
     record.insert("local", with_document(doc! {"node": &link.peer}, local)?);
-    record.insert("remote", with_document(writer(link, event), remote)?);
+    record.insert("remote", with_document(writer(link, event, clock), remote)?);
+    Ok(record)
+}
+
+/// Concurrent writes. `beaten` is the time of the last write of the peer that has lost: it is not compared again.
+pub(super) fn resolved(
+    link: &Link,
+    event: &Event,
+    clock: i64,
+    conflict: &Conflict,
+    won: bool,
+    local: Option<&RawDocument>,
+    remote: Option<&RawDocument>,
+) -> Result<Document> {
+    let mut record = record(link, event, conflict.kind)?;
+    record.insert("winner", if won { &link.node } else { &conflict.node });
+    record.insert("status", "resolved");
+    let write = &conflict.write;
+    let theirs = doc! {"node": &conflict.node, "time": write.origin_time, "clock": write.clock, "op": write.op.name()};
+    record.insert("local", with_document(theirs, local)?);
+    record.insert("remote", with_document(writer(link, event, clock), remote)?);
+    if won {
+        record.insert("beaten", conflict.upto);
+    }
     Ok(record)
 }
 
@@ -35,7 +60,7 @@ pub(super) fn refused(link: &Link, event: &Event, code: i32) -> Result<Document>
     record.insert("status", "parked");
     record.insert("error", doc! {"code": code});
     record.insert("local", doc! {"node": &link.peer});
-    record.insert("remote", with_document(writer(link, event), event.after.as_deref())?);
+    record.insert("remote", with_document(writer(link, event, 0), event.after.as_deref())?);
     Ok(record)
 }
 
@@ -51,8 +76,9 @@ fn record(link: &Link, event: &Event, kind: &str) -> Result<Document> {
     })
 }
 
-fn writer(link: &Link, event: &Event) -> Document {
-    doc! {"node": &link.node, "time": event.time, "wall": event.wall.map(DateTime::from_millis), "op": event.op.name()}
+fn writer(link: &Link, event: &Event, clock: i64) -> Document {
+    let clock = if clock == 0 { event.wall.unwrap_or_default() } else { clock };
+    doc! {"node": &link.node, "time": event.time, "clock": clock, "op": event.op.name()}
 }
 
 fn with_document(mut side: Document, version: Option<&RawDocument>) -> Result<Document> {

@@ -1,15 +1,17 @@
 //! The sink itself: what the engine calls.
 
 use std::{
+    future::IntoFuture,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bson::{Document, doc};
+use futures_util::TryStreamExt;
 use mongodb::Client;
 use oplogue_api::{
-    CheckpointStore, Context, Error, ErrorKind, Event, Finding, Interest, Op, Options, Ordering, Position, Replicated,
-    Result, Sink, Written, async_trait,
+    CheckpointStore, Context, Error, ErrorKind, Event, Finding, Interest, Namespace, Op, Options, Ordering, Position,
+    Replicated, Result, Sink, Written, async_trait,
 };
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -18,13 +20,15 @@ use super::{
     apply::{Outcome, Retry, Tactics},
     checks,
     chunk::{chunks, units},
-    marker::Marker,
+    marker::{Link, Marker},
     names,
     options::Settings,
-    origin::Origin,
+    origin::{Origin, raw},
+    sight::{Sight, pass},
     state::{Peer, State, is_marker},
     store::Store,
     txn::Failure,
+    window::Window,
 };
 use crate::{
     client::{self, answered, hello},
@@ -36,6 +40,8 @@ use crate::{
 const MOST: usize = 1000;
 /// How often a transaction is tried before the engine hears of it. With the waits between, some seconds.
 const TRIES: u32 = 12;
+/// How long what a change follows from is waited for. Then its document is taken whole.
+const CAUSES: Duration = Duration::from_secs(1);
 
 /// The sink.
 pub(super) struct Mmm {
@@ -70,11 +76,23 @@ impl Mmm {
             let part = &events[range.clone()];
             if part.iter().all(|event| state.is_done(event) || !self.concerns(event)) {
                 for marker in part.iter().filter(|event| is_marker(event)) {
-                    pass(state, marker)?;
+                    pass(&mut state.stream, marker);
                 }
                 continue;
             }
             let skip = part.iter().take_while(|event| state.is_done(event)).count();
+            if !tactics.is_behind {
+                match causes_here(state, &part[skip..]) {
+                    None => {}
+                    Some(0) => tactics.is_behind = !self.wait_for_causes(state, &part[skip..]).await?,
+                    Some(ready) => {
+                        // What is ready may be what the others wait for.
+                        rest.push(range.start + skip + ready..range.end);
+                        rest.push(range.start..range.start + skip + ready);
+                        continue;
+                    }
+                }
+            }
             let is_last = rest.is_empty();
             let before = state.marker()?.position.clone();
             let position = if is_last { upto } else { &before };
@@ -127,6 +145,59 @@ impl Mmm {
         Ok(total)
     }
 
+    /// Waits until another link has brought what the first of the events follows from; not for ever, since that link may be cut.
+    async fn wait_for_causes(&self, state: &mut State, events: &[Event]) -> Result<bool> {
+        let limit = Instant::now() + CAUSES;
+        while Instant::now() < limit {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if let Some(window) = &mut state.window {
+                window.pull(self.peer.client().await?).await?;
+            }
+            if causes_here(state, events) != Some(0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Begins to look at what is written at the peer, once its changes are known to come back to the origin.
+    async fn watch(&self, state: &mut State) -> Result<()> {
+        let settings = &self.peer.settings;
+        let link = &settings.link;
+        let comes_back = state.comes_back || state.stream.seen.of(&link.peer).is_some();
+        if state.window.is_some() || !comes_back || settings.is_one_way() {
+            return Ok(());
+        }
+        let log = state.marker()?.log;
+        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window);
+        let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
+        let markers = self.peer.markers().await?;
+        let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;
+        while let Some(other) = client::bounded(found.try_next(), Phase::Apply).await? {
+            if let Some(marker) = Marker::decode(&other) {
+                window.note_applied(&marker);
+                state.is_mesh = true;
+            }
+        }
+        let conflicts = self.peer.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
+        let beaten = conflicts.find(doc! {"link": link.marker_id(0), "beaten": {"$gt": log.since}});
+        let beaten = beaten.projection(doc! {"ns": 1, "key": 1, "beaten": 1});
+        let mut found = client::bounded(beaten.into_future(), Phase::Apply).await?;
+        while let Some(record) = client::bounded(found.try_next(), Phase::Apply).await? {
+            let (Ok(ns), Some(key), Ok(upto)) =
+                (record.get_str("ns"), record.get("key"), record.get_timestamp("beaten"))
+            else {
+                continue;
+            };
+            let hash = Window::hash(&Namespace::new(ns), &raw(&doc! {"_id": key.clone()})?);
+            let known = state.beaten.entry(hash).or_insert(upto);
+            *known = upto.max(*known);
+        }
+        window.pull(self.peer.client().await?).await?;
+        state.window = Some(window);
+        Ok(())
+    }
+
     /// Whether the event changes anything at the peer.
     fn concerns(&self, event: &Event) -> bool {
         !is_marker(event) && event.key.is_some() && self.peer.settings.wants(&event.ns)
@@ -151,7 +222,7 @@ impl Mmm {
         let db = client.database(names::DATABASE);
         // Before the first transaction: a transaction that makes a collection is slower, and 4.2 refuses it.
         for name in [names::MARKERS, names::CONFLICTS, names::TOMBSTONES, names::LEDGER, names::COPIES] {
-            match answered(std::future::IntoFuture::into_future(db.run_command(doc! {"create": name}))).await? {
+            match answered(IntoFuture::into_future(db.run_command(doc! {"create": name}))).await? {
                 Ok(_) => {}
                 Err(e) if code(&e) == Some(48) => {}
                 Err(e) => return Err(classify(e, Phase::Apply)),
@@ -163,7 +234,7 @@ impl Mmm {
             doc! {"createIndexes": names::TOMBSTONES, "indexes": [{"key": {"at": 1}, "name": "at", "expireAfterSeconds": seconds}]},
         ];
         for index in indexes {
-            match answered(std::future::IntoFuture::into_future(db.run_command(index))).await? {
+            match answered(IntoFuture::into_future(db.run_command(index))).await? {
                 Ok(_) => {}
                 // It is there with another lifetime.
                 Err(e) if matches!(code(&e), Some(85 | 86)) => {
@@ -185,7 +256,7 @@ impl Mmm {
             "updates": [{"q": {"_id": "probe"}, "u": [{"$_internalApplyOplogUpdate": {"oplogUpdate": diff}}]}],
         };
         let db = client.database(names::DATABASE);
-        match answered(std::future::IntoFuture::into_future(db.run_command(probe))).await? {
+        match answered(IntoFuture::into_future(db.run_command(probe))).await? {
             Ok(reply) => Ok(!reply.contains_key("writeErrors")),
             Err(e)
                 if code(&e).is_some_and(|code| code != 13)
@@ -196,6 +267,17 @@ impl Mmm {
             Err(e) => Err(classify(e, Phase::Apply)),
         }
     }
+}
+
+/// How many of the events, in whole units, follow from nothing that is still to come over another link; `None`: all.
+fn causes_here(state: &State, events: &[Event]) -> Option<usize> {
+    if state.window.as_ref().is_none_or(|window| window.applied().all().is_empty()) {
+        return None;
+    }
+    let sight = Sight::new(&state.stream, events, false);
+    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1))?;
+    let unit = units(events).into_iter().find(|unit| unit.contains(&missing))?;
+    Some(unit.start)
 }
 
 /// The two halves of a range of events that is not applied, at the border of a unit if there is more than one.
@@ -209,18 +291,6 @@ fn halve(rest: &mut Vec<std::ops::Range<usize>>, range: std::ops::Range<usize>, 
     rest.push(range.start..middle);
 }
 
-/// Takes note of a marker in the stream.
-fn pass(state: &mut State, event: &Event) -> Result<()> {
-    let marker =
-        event.after.as_deref().and_then(|after| Document::try_from(after).ok()).and_then(|d| Marker::decode(&d));
-    match marker {
-        Some(marker) => state.pass(&marker),
-        None if event.op == Op::Delete => {}
-        None => warn!("a marker of an unknown shape is in the source: it was edited, or is of another version"),
-    }
-    Ok(())
-}
-
 pub(super) fn fenced(peer: &Peer) -> Error {
     Error::operator(format!("another process has taken over the link `{}`", peer.settings.link.marker_id(0)))
         .hint("run one router per link: stop the other one, or give its nodes other names")
@@ -230,9 +300,7 @@ pub(super) fn fenced(peer: &Peer) -> Error {
 pub(super) async fn load(peer: &Peer) -> Result<Option<Marker>> {
     let id = peer.settings.link.marker_id(0);
     let markers = peer.markers().await?;
-    let found =
-        client::bounded(std::future::IntoFuture::into_future(markers.find_one(doc! {"_id": &id})), Phase::Store)
-            .await?;
+    let found = client::bounded(IntoFuture::into_future(markers.find_one(doc! {"_id": &id})), Phase::Store).await?;
     match found {
         None => Ok(None),
         Some(stored) => match Marker::decode(&stored) {
@@ -279,6 +347,10 @@ impl Sink for Mmm {
         let mut state = self.state.lock().await;
         state.abilities = abilities;
         state.is_certain = false;
+        // An election may have taken back what was read last.
+        state.window = None;
+        let back = Link { node: self.peer.settings.link.peer.clone(), peer: self.peer.settings.link.node.clone() };
+        state.comes_back = self.peer.origin.has_marker(&back.marker_id(0)).await?;
         Ok(())
     }
 
@@ -293,7 +365,7 @@ impl Sink for Mmm {
         if !state.is_certain {
             self.reload(&mut state).await?;
         }
-        let started = Instant::now();
+        self.watch(&mut state).await?;
         let mut start = 0;
         while start < events.len() {
             let barrier = events[start..].iter().position(|event| event.op.is_barrier());
@@ -319,7 +391,6 @@ impl Sink for Mmm {
             }
             start = end + 1;
         }
-        let _ = started;
         Ok(written)
     }
 

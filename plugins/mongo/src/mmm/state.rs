@@ -7,15 +7,17 @@ use mongodb::{
     Client, Collection,
     options::{Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
 };
-use oplogue_api::{Error, Event, MARKERS, Namespace, Position, Result};
+use oplogue_api::{Error, Event, MARKERS, Namespace, Result};
 use tokio::sync::OnceCell;
 
 use super::{
-    marker::{LogState, Marker},
+    marker::Marker,
     names,
     options::Settings,
     origin::Origin,
+    seen::{Seen, Stream},
     statements::{Abilities, Serial},
+    window::Window,
 };
 use crate::client::connect;
 
@@ -63,10 +65,16 @@ pub(super) struct State {
     marker: Option<Marker>,
     /// Whether `marker` is what is stored. Not after a commit whose outcome is unknown.
     pub is_certain: bool,
-    /// For each node, how far its log is applied at the origin, as far as the stream has shown.
-    seen: Vec<(String, Timestamp)>,
-    /// The greatest clock of the markers that the stream has shown.
-    clock: i64,
+    /// What the source has told up to the last event that is applied.
+    pub stream: Stream,
+    /// Whether the peer's changes come back to the origin: the link back has a marker there.
+    pub comes_back: bool,
+    /// What others have written at the peer; `None` until the peer's changes are known to come back to the origin.
+    pub window: Option<Window>,
+    /// By hash: up to that time the writes of the peer have lost against an earlier change of the origin.
+    pub beaten: HashMap<u64, Timestamp>,
+    /// Whether other links lead to the peer too.
+    pub is_mesh: bool,
     pub serial: Serial,
     pub abilities: Abilities,
     /// Documents that were taken whole: events up to that time are in them.
@@ -95,31 +103,27 @@ impl State {
     /// Goes on from what is stored.
     pub fn resume(&mut self, marker: Marker) {
         for (node, time) in &marker.seen {
-            note(&mut self.seen, node, *time);
+            self.stream.seen.note(node, *time);
         }
-        self.clock = self.clock.max(marker.log.clock);
+        self.stream.clock = self.stream.clock.max(marker.log.clock);
         self.marker = Some(marker);
         self.is_certain = true;
     }
 
-    /// The marker of a transaction that ends with this event.
-    pub fn next_marker(&self, last: &Event, position: &Position) -> Result<Marker> {
-        let before = self.marker()?.clone();
-        Ok(Marker {
-            seq: before.seq + 1,
-            position: position.clone(),
-            done: last.id(),
-            clock: before.clock.max(last.wall.unwrap_or(0)),
-            seen: self.seen.clone(),
-            log: LogState { clock: self.clock, ..before.log },
-            ..before
-        })
-    }
-
-    /// A transaction with this marker is committed.
-    pub fn committed(&mut self, marker: Marker, included: impl Iterator<Item = ((Namespace, u64), Timestamp)>) {
+    /// A transaction with this marker is committed, and the source had told `stream` by then.
+    pub fn committed(
+        &mut self,
+        marker: Marker,
+        stream: Stream,
+        included: impl Iterator<Item = ((Namespace, u64), Timestamp)>,
+    ) {
         self.included.retain(|_, at| *at > marker.done.time);
         self.included.extend(included);
+        self.stream = stream;
+        if self.beaten.len() > 10_000 {
+            self.beaten.retain(|_, upto| *upto > marker.log.since);
+        }
+        self.is_mesh |= self.window.as_ref().is_some_and(|window| !window.applied().all().is_empty());
         self.marker = Some(marker);
         self.is_certain = true;
     }
@@ -129,23 +133,15 @@ impl State {
         self.marker.as_ref().is_some_and(|marker| event.id() <= marker.done)
     }
 
+    /// Whether all that the change follows from is here: what the origin had applied of other nodes, whose own links lead here too.
+    pub fn is_followed_from(&self, seen: &Seen) -> bool {
+        let Some(window) = &self.window else { return true };
+        let here = window.applied();
+        seen.all().iter().all(|(node, time)| here.of(node).is_none_or(|applied| applied >= *time))
+    }
+
     pub fn is_covered(&self, time: Timestamp) -> bool {
         self.covered.is_some_and(|until| time <= until)
-    }
-
-    /// Takes note of a marker in the stream.
-    pub fn pass(&mut self, marker: &Marker) {
-        if marker.lane < FIRST_SIDE_LANE {
-            note(&mut self.seen, &marker.origin, marker.position.time);
-        }
-        self.clock = self.clock.max(marker.clock);
-    }
-}
-
-fn note(seen: &mut Vec<(String, Timestamp)>, node: &str, time: Timestamp) {
-    match seen.iter_mut().find(|(name, _)| name == node) {
-        Some((_, known)) => *known = (*known).max(time),
-        None => seen.push((node.to_owned(), time)),
     }
 }
 

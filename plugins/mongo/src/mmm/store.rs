@@ -57,6 +57,8 @@ impl Store {
             done: EventId { time: position.time, index: u32::MAX },
             clock: 0,
             seen: Vec::new(),
+            saw: Vec::new(),
+            writes: Vec::new(),
             log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
         })
     }
@@ -155,6 +157,7 @@ impl CheckpointStore for Store {
             seq: known.seq + 1,
             position: wanted.position.clone(),
             done: if is_claim { known.done } else { known.done.max(done) },
+            writes: Vec::new(),
             ..known.clone()
         };
         if self.replace(&known, &marker).await? {
@@ -198,6 +201,7 @@ impl CheckpointStore for Store {
                 seq: before.seq + 1,
                 position: position.clone(),
                 done: fresh.done,
+                log: fresh.log,
                 ..before
             },
             None => fresh,

@@ -10,7 +10,7 @@ use crate::errors::Phase;
 
 /// A transaction whose earlier entries are being looked up. Only their optimes are remembered, so no more than one of
 /// the entries is in memory beside the reply.
-pub(super) struct Gathering {
+pub(crate) struct Gathering {
     pub chain: Chain,
     /// The last entry.
     pub at: OpTime,
@@ -21,7 +21,7 @@ pub(super) struct Gathering {
 }
 
 /// What to deliver next.
-pub(super) enum Part {
+pub(crate) enum Part {
     /// An earlier entry.
     Entry(Doc),
     /// The last entry: all the others are delivered.

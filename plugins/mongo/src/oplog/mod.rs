@@ -3,7 +3,6 @@
 mod ahead;
 mod findings;
 mod gathering;
-
 mod log;
 mod looking;
 mod lookup;
@@ -22,8 +21,13 @@ use oplogue_api::{
     Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Source, StartAt, oplog::OpTime,
 };
 
+// The replicator reads the log of its peer.
+pub(crate) use self::{
+    gathering::{Gathering, Part},
+    log::{Log, ReadConcern, op_time},
+    reply::Reply,
+};
 use self::{
-    log::Log,
     lookup::Lookup,
     options::{FIELDS, Settings, Wanted},
     position::Place,
