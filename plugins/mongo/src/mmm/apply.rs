@@ -78,10 +78,11 @@ impl Peer {
         let sight = Sight::new(&state.stream, events, state.is_mesh);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
         let mut marker = sight.marker(state, last, position, whole)?;
+        marker.session = self.session.id(self.client().await?).await?;
         if let Some(window) = &mut state.window {
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
         }
-        let mut transaction = Transaction::begin(self.client().await?).await?;
+        let mut transaction = Transaction::begin(self.client().await?, &self.session).await?;
         match self.attempt_in(&mut transaction, state, events, &sight, &marker, tactics).await {
             Ok(writes) => {
                 // From here on it may be there, whatever we hear.
@@ -104,7 +105,7 @@ impl Peer {
 
     async fn attempt_in(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<'_>,
         state: &mut State,
         events: &[Event],
         sight: &Sight,
@@ -286,7 +287,7 @@ impl Peer {
     }
 
     /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.
-    async fn mark(&self, transaction: &mut Transaction, state: &mut State, marker: &Marker) -> Result<(), Retry> {
+    async fn mark(&self, transaction: &mut Transaction<'_>, state: &mut State, marker: &Marker) -> Result<(), Retry> {
         let before = state.marker()?;
         let filter = doc! {
             "_id": before.link.marker_id(before.lane),
@@ -310,7 +311,7 @@ impl Peer {
         })
     }
 
-    async fn read(&self, transaction: &mut Transaction, subjects: &mut Subjects) -> Result<(), Retry> {
+    async fn read(&self, transaction: &mut Transaction<'_>, subjects: &mut Subjects) -> Result<(), Retry> {
         if subjects.is_empty() {
             return Ok(());
         }
@@ -348,7 +349,7 @@ impl Peer {
 
     async fn write(
         &self,
-        transaction: &mut Transaction,
+        transaction: &mut Transaction<'_>,
         state: &mut State,
         events: &[Event],
         commands: Commands,
@@ -375,7 +376,7 @@ impl Peer {
     }
 
     /// Conflicts and tombstones, in the same transaction.
-    async fn write_beside(&self, transaction: &mut Transaction, writes: &Writes) -> Result<(), Retry> {
+    async fn write_beside(&self, transaction: &mut Transaction<'_>, writes: &Writes) -> Result<(), Retry> {
         if !writes.records.is_empty() {
             let insert = doc! {"insert": names::CONFLICTS, "documents": writes.records.clone()};
             let reply = transaction.run(names::DATABASE, raw(&insert)?).await?;

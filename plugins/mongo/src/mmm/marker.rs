@@ -3,13 +3,13 @@
 //! ```text
 //! { _id: "factory->cloud", node: "factory", peer: "cloud", lane: 0, route: "…", generation: 3, seq: 4711,
 //!   origin: "factory", position: { token: BinData, time: Timestamp }, done: { time: Timestamp, index: 0 }, clock: 1764049191000,
-//!   saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
+//!   session: UUID, saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
 //! ```
 //!
 //! It is always replaced whole, so that the entry in the log of `peer` (and the event of a change stream) shows all of it;
 //! `seq` makes each one differ, or the server would leave it out of the transaction.
 
-use bson::{Binary, Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
+use bson::{Binary, Bson, DateTime, Document, Timestamp, Uuid, doc, spec::BinarySubtype};
 use oplogue_api::{Doc, EventId, Position};
 
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
@@ -38,6 +38,8 @@ pub(crate) struct Marker {
     pub route: String,
     /// Whoever has claimed the link last: a transaction of an earlier one does not find its marker, and fails.
     pub generation: u64,
+    /// The session of its transactions.
+    pub session: Option<Uuid>,
     /// Counts the transactions.
     pub seq: u64,
     /// The node whose own writes the transaction carries: `node`, unless that one forwards.
@@ -84,6 +86,7 @@ impl Marker {
             "lane": self.lane as i32,
             "route": &self.route,
             "generation": self.generation as i64,
+            "session": self.session,
             "seq": self.seq as i64,
             "origin": &self.origin,
             "position": {"token": token, "time": self.position.time},
@@ -113,6 +116,10 @@ impl Marker {
             lane: u32::try_from(integer(stored.get("lane")?)?).ok()?,
             route: text("route")?,
             generation: u64::try_from(integer(stored.get("generation")?)?).ok()?,
+            session: match stored.get("session") {
+                Some(Bson::Binary(id)) => id.to_uuid().ok(),
+                _ => None,
+            },
             seq: u64::try_from(integer(stored.get("seq")?)?).ok()?,
             origin: text("origin")?,
             position: Position { token, time: position.get_timestamp("time").ok()? },
@@ -157,6 +164,7 @@ mod tests {
             lane: 2,
             route: "a->b".into(),
             generation: 3,
+            session: Some(Uuid::from_bytes([7; 16])),
             seq: 4,
             origin: "a".into(),
             position: Position { token: rawdoc! {"ts": time(7)}.into(), time: time(7) },

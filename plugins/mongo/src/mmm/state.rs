@@ -17,6 +17,7 @@ use super::{
     origin::Origin,
     seen::{Seen, Stream},
     statements::{Abilities, Serial},
+    txn::Session,
     window::Window,
 };
 use crate::client::connect;
@@ -29,11 +30,13 @@ pub(super) struct Peer {
     pub settings: Settings,
     pub origin: Origin,
     client: OnceCell<Client>,
+    /// Of the transactions at the peer.
+    pub session: Session,
 }
 
 impl Peer {
     pub fn new(settings: Settings, origin: Origin) -> Peer {
-        Peer { settings, origin, client: OnceCell::new() }
+        Peer { settings, origin, client: OnceCell::new(), session: Session::default() }
     }
 
     pub async fn client(&self) -> Result<&Client> {

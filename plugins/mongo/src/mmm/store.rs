@@ -14,6 +14,7 @@ use super::{
     marker::{LogState, Marker},
     sink::{fenced, load},
     state::{Peer, State, newest},
+    txn::end_session,
 };
 use crate::{
     client::answered,
@@ -51,6 +52,7 @@ impl Store {
             lane: 0,
             route: route.to_owned(),
             generation: 1,
+            session: self.peer.session.id(self.peer.client().await?).await?,
             seq: 1,
             origin: self.peer.settings.link.node.clone(),
             position: position.clone(),
@@ -150,10 +152,17 @@ impl CheckpointStore for Store {
                 return Ok(Saved::Held);
             }
         }
+        let client = self.peer.client().await?;
+        let session = self.peer.session.id(client).await?;
+        if let Some(old) = known.session.filter(|old| Some(*old) != session) {
+            // A process that was killed may have left a transaction open, and with it holds the marker.
+            end_session(client, old).await?;
+        }
         let done = EventId { time: wanted.position.time, index: u32::MAX };
         let marker = Marker {
             route: route.to_owned(),
             generation: wanted.generation,
+            session,
             seq: known.seq + 1,
             position: wanted.position.clone(),
             done: if is_claim { known.done } else { known.done.max(done) },

@@ -1,8 +1,12 @@
 //! Transactions at the peer.
 
-use std::{future::IntoFuture, time::Duration};
+use std::{
+    future::IntoFuture,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use bson::{Document, RawDocumentBuf};
+use bson::{Bson, Document, RawDocumentBuf, Uuid, doc};
 use mongodb::{
     Client, ClientSession,
     error::{Error as MongoError, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
@@ -38,9 +42,10 @@ impl From<Error> for Failure {
 }
 
 /// One transaction at a time.
-pub(super) struct Transaction {
+pub(super) struct Transaction<'a> {
     client: Client,
     session: ClientSession,
+    slot: &'a Session,
 }
 
 /// A command and what it did.
@@ -69,10 +74,50 @@ impl Reply {
     }
 }
 
-impl Transaction {
-    pub async fn begin(client: &Client) -> Result<Transaction> {
-        let session = answered(client.start_session().into_future()).await?;
-        let mut session = session.map_err(|e| classify(e, Phase::Apply))?;
+/// The session of a link. Always the same one, so that the next process knows which transaction a killed one has left open: the
+/// server would keep that for a minute, and with it the marker.
+#[derive(Default)]
+pub(super) struct Session(Mutex<Option<ClientSession>>);
+
+impl Session {
+    /// The session, and its id.
+    async fn take(&self, client: &Client) -> Result<ClientSession> {
+        if let Some(session) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Ok(session);
+        }
+        answered(client.start_session().into_future()).await?.map_err(|e| classify(e, Phase::Apply))
+    }
+
+    fn give_back(&self, session: ClientSession) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    }
+
+    /// The id of the session that the next transaction will have.
+    pub async fn id(&self, client: &Client) -> Result<Option<Uuid>> {
+        let session = self.take(client).await?;
+        let id = session.id().get("id").cloned();
+        self.give_back(session);
+        Ok(match id {
+            Some(Bson::Binary(id)) => id.to_uuid().ok(),
+            _ => None,
+        })
+    }
+}
+
+/// Ends a session of another process, with the transaction that it may have left open.
+pub(super) async fn end_session(client: &Client, id: Uuid) -> Result<()> {
+    let kill = doc! {"killSessions": [{"id": id}]};
+    match answered(client.database("admin").run_command(kill).into_future()).await? {
+        Ok(_) => Ok(()),
+        // Not ours to end: then it ends by itself within a minute.
+        Err(e) if code(&e).is_some() => Ok(()),
+        Err(e) => Err(classify(e, Phase::Apply)),
+    }
+}
+
+impl<'a> Transaction<'a> {
+    pub async fn begin(client: &Client, slot: &'a Session) -> Result<Transaction<'a>> {
+        let mut session = slot.take(client).await?;
         let majority = WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(MAJORITY).build();
         let options = TransactionOptions::builder()
             .read_concern(ReadConcern::snapshot())
@@ -81,7 +126,7 @@ impl Transaction {
             .build();
         let started = session.start_transaction().with_options(options).await;
         started.map_err(|e| classify(e, Phase::Apply))?;
-        Ok(Transaction { client: client.clone(), session })
+        Ok(Transaction { client: client.clone(), session, slot })
     }
 
     /// Runs a command of the transaction.
@@ -115,12 +160,15 @@ impl Transaction {
                 Err(e) => return Err(failure(e)),
             }
         }
+        self.slot.give_back(self.session);
         Ok(())
     }
 
     /// Gives it up. What the server does not hear of it gives up by itself.
     pub async fn abort(mut self) {
-        let _ = answered(self.session.abort_transaction().into_future()).await;
+        if let Ok(Ok(())) = answered(self.session.abort_transaction().into_future()).await {
+            self.slot.give_back(self.session);
+        }
     }
 }
 
