@@ -19,6 +19,8 @@ pub(crate) enum Phase {
     Lookup,
     /// Reading or writing a checkpoint.
     Store,
+    /// Looking at collections and indexes of a replicator's target, and changing them.
+    Ddl,
 }
 
 impl Phase {
@@ -30,6 +32,7 @@ impl Phase {
             Phase::Read => "while reading",
             Phase::Lookup => "while looking up full documents",
             Phase::Store => "at the checkpoint store",
+            Phase::Ddl => "while applying DDL",
         }
     }
 }
