@@ -6,7 +6,7 @@ use oplogue_api::{Namespace, Result};
 
 use super::{
     Applier, Command,
-    canonical::canonical,
+    canonical::same,
     described::{Described, DroppedIndex, Read, Target, name_of},
     state::{Existing, collection, collections, indexes},
 };
@@ -58,8 +58,7 @@ impl Applier {
             if found.kind == "timeseries" {
                 theirs.remove("clusteredIndex");
             }
-            let same = canonical(&theirs) == canonical(&options);
-            return Ok(if same {
+            return Ok(if same(&theirs, &options) {
                 Decision::AlreadySo
             } else {
                 Decision::Refuse("the target has it with other options")
@@ -145,7 +144,7 @@ impl Applier {
         let Some(found) = collection(&self.peer, &read.ns).await? else {
             return Ok(Decision::Resync("it was converted to a capped collection, and the target does not have it"));
         };
-        if canonical(&wanted.options) == canonical(&found.options) {
+        if same(&wanted.options, &found.options) {
             return Ok(Decision::AlreadySo);
         }
         let size = wanted.options.get("size").cloned().unwrap_or(Bson::Null);
@@ -160,7 +159,7 @@ impl Applier {
         let mut missing = Vec::new();
         for spec in specs.iter().filter(|spec| name_of(spec) != "_id_" && !spec.contains_key("clustered")) {
             match there.iter().find(|i| name_of(i) == name_of(spec)) {
-                Some(same) if canonical(same) == canonical(spec) => {}
+                Some(found) if same(found, spec) => {}
                 Some(_) => return Ok(Decision::Refuse("the target has an index of that name with other options")),
                 None => {
                     let mut spec = spec.clone();
@@ -184,8 +183,8 @@ impl Applier {
         let mut names = Vec::new();
         for index in dropped {
             let Some(found) = there.iter().find(|i| name_of(i) == index.name) else { continue };
-            let key = |spec: &Document| canonical(spec).get("key").cloned();
-            if index.spec.as_ref().is_some_and(|spec| key(spec) != key(found)) {
+            let key = |spec: &Document| spec.get("key").map(|key| doc! {"key": key.clone()}).unwrap_or_default();
+            if index.spec.as_ref().is_some_and(|spec| !same(&key(spec), &key(found))) {
                 return Ok(Decision::Refuse("another index has that name at the target"));
             }
             names.push(index.name.clone());
@@ -203,9 +202,9 @@ impl Applier {
         let Some(found) = collection(&self.peer, ns).await? else {
             return Ok(Decision::Refuse("the target does not have the collection"));
         };
-        let mut same = true;
+        let mut unchanged = true;
         for (name, value) in change {
-            same &= match (&**name, value) {
+            unchanged &= match (&**name, value) {
                 ("index", Bson::Document(index)) => {
                     let there = indexes(&self.peer, ns).await?;
                     let Some(found) = there.iter().find(|i| name_of(i) == name_of(index)) else {
@@ -216,7 +215,7 @@ impl Applier {
                 _ => is_set(&found.options, name, value),
             };
         }
-        if same {
+        if unchanged {
             return Ok(Decision::AlreadySo);
         }
         let mut command = doc! {"collMod": ns.coll()};
@@ -231,7 +230,7 @@ impl Applier {
         let Some(found) = view(collection(&self.peer, &read.ns).await?) else {
             return Ok(Decision::Refuse("the target does not have the view"));
         };
-        if canonical(&wanted.options) == canonical(&found.options) {
+        if same(&wanted.options, &found.options) {
             return Ok(Decision::AlreadySo);
         }
         let mut command = doc! {"collMod": read.ns.coll()};
@@ -272,7 +271,6 @@ fn one(read: &Read, command: Document) -> Decision {
 }
 
 fn is_set(options: &Document, name: &str, value: &Bson) -> bool {
-    let wanted = canonical(&doc! {name: value.clone()});
-    let found = options.get(name).map(|value| canonical(&doc! {name: value.clone()})).unwrap_or_default();
-    wanted == found
+    let found = options.get(name).map(|value| doc! {name: value.clone()}).unwrap_or_default();
+    same(&doc! {name: value.clone()}, &found)
 }
