@@ -18,7 +18,7 @@ use mongodb::{
     Client, Collection,
     options::{Acknowledgment, CollectionOptions, ReadPreference, SelectionCriteria, WriteConcern},
 };
-use oplogue_api::{Doc, Event, Result, oplog::Decoder};
+use oplogue_api::{Doc, ErrorKind, Event, Result, oplog::Decoder};
 
 use super::{
     described::Read,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     client::{answered, bounded, run},
-    errors::{Phase, classify, code},
+    errors::{Phase, classify, code, is_unexpected},
     mmm::names::{DATABASE, LEDGER},
 };
 
@@ -166,7 +166,11 @@ impl Ledger {
         let entries = match answered(entries).await? {
             Ok(entries) => entries,
             // Not readable to this user, or a router: the state alone has to decide.
-            Err(e) if matches!(code(&e), Some(13 | 18 | 73)) => return Ok(None),
+            Err(e) if is_unexpected(&e) => return Ok(None),
+            Err(e) if code(&e).is_some() => match classify(e, Phase::Ddl) {
+                e if e.kind() == ErrorKind::Transient => return Err(e),
+                _ => return Ok(None),
+            },
             Err(e) => return Err(classify(e, Phase::Ddl)),
         };
         let (mut missing, mut end) = (marks.to_vec(), start);

@@ -34,7 +34,7 @@ use tracing::{info, warn};
 
 use self::{
     decide::Decision,
-    described::{Described, Read},
+    described::{Described, Read, Target},
     ledger::{Earlier, Id, Ledger},
     run::Ran,
 };
@@ -86,6 +86,7 @@ pub(crate) enum Outcome {
 
 /// How often the state is looked at again when it has changed under the command.
 const ATTEMPTS: usize = 4;
+const REFUSED: &str = "the target refuses the command";
 /// More namespaces than this are not remembered at once (I6).
 const MOST_NAMESPACES: usize = 10_000;
 
@@ -179,7 +180,7 @@ impl Applier {
                     warn!(ns = %read.ns, link = %self.link.marker_id(0), why, "the collection has to be copied");
                     return Ok(Outcome::Resync { ns: read.resync_ns(), why });
                 }
-                Decision::Refuse(why) => return Ok(self.refuse(event, read, why, None).await?),
+                Decision::Refuse(why) => return self.refuse(event, read, why, None).await,
                 Decision::Run { commands, marks } => (commands, marks),
             };
             self.ledger.begin(id, &self.link.marker_id(0), read, &marks, start).await?;
@@ -190,17 +191,30 @@ impl Applier {
                     info!(ns = %read.ns, link = %self.link.marker_id(0), what = read.name(), "DDL applied");
                     return Ok(Outcome::Applied);
                 }
-                Ran::Changed(code) => {
-                    self.ledger.refused(id).await?;
+                ran @ (Ran::Changed(code) | Ran::Refused(code)) => {
+                    if self.take_back(id, &earlier, commands.len()).await? {
+                        return Ok(Outcome::AlreadySo);
+                    }
+                    if matches!(ran, Ran::Refused(_)) {
+                        return self.refuse(event, read, REFUSED, Some(code)).await;
+                    }
                     last = Some(code);
-                }
-                Ran::Refused(code) => {
-                    self.ledger.refused(id).await?;
-                    return Ok(self.refuse(event, read, "the target refuses the command", Some(code)).await?);
                 }
             }
         }
-        self.refuse(event, read, "the target refuses the command", last).await
+        self.refuse(event, read, REFUSED, last).await
+    }
+
+    /// After a command that was not carried out. Whether it was, by an earlier attempt that was still under way.
+    async fn take_back(&self, id: &Id, earlier: &Earlier, commands: usize) -> Result<bool> {
+        if matches!(earlier, Earlier::Begun(_)) && self.ledger.earlier(id).await? == Earlier::Done {
+            return Ok(true);
+        }
+        if commands == 1 {
+            self.ledger.refused(id).await?;
+        }
+        // Of several, some may have been carried out, and come back.
+        Ok(false)
     }
 
     /// The collection that the event has made here.
@@ -239,6 +253,33 @@ impl Applier {
             ),
         )
     }
+}
+
+/// What a DDL event has taken from under its name.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Removed {
+    /// The documents are gone.
+    Dropped(Namespace),
+    /// They have another name now.
+    Moved(Namespace, Namespace),
+    /// All of the database is gone.
+    Database(String),
+}
+
+/// What an event of the target's own log has taken away: writes that were made elsewhere without knowing of it must not bring it back.
+pub(crate) fn removed(event: &Event) -> Result<Vec<Removed>> {
+    let read = Read::new(event)?;
+    Ok(match read.what {
+        Described::Drop { .. } => vec![Removed::Dropped(read.ns)],
+        Described::DropDatabase => vec![Removed::Database(read.ns.db().to_owned())],
+        Described::Rename { to, target } => {
+            let over = (target != Target::Free).then(|| Removed::Dropped(to.clone()));
+            over.into_iter().chain([Removed::Moved(read.ns, to)]).collect()
+        }
+        // Converting keeps the documents.
+        Described::Replaced { converted: false } => vec![Removed::Dropped(read.ns)],
+        _ => Vec::new(),
+    })
 }
 
 impl Read {
