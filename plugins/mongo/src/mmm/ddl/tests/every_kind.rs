@@ -162,9 +162,6 @@ async fn copies(p: &mut Pair) {
     assert!(outcomes.len() == 1 && outcomes[0].ends_with("Resync out"), "{outcomes:?}");
 
     let to = format!("{}.moved", p.other);
-    let rename = doc! {"renameCollection": p.ns("grow").as_str(), "to": &to};
-    // What is capped cannot be moved to another database by every version.
-    drop(rename);
     let rename = doc! {"renameCollection": p.ns("out").as_str(), "to": to};
     p.a.client.database("admin").run_command(rename).await.unwrap();
     let outcomes = names(&p.forth().await);
