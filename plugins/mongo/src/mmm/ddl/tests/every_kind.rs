@@ -198,3 +198,45 @@ async fn what_only_newer_servers_have() {
     p.run_a(doc! {"dropDatabase": 1}).await;
     p.everything("dropDatabase").await;
 }
+
+/// They show less: no collections and indexes that are made, and not whether a rename has dropped another collection.
+#[tokio::test]
+async fn change_streams_before_6_0() {
+    for version in ["4.4.2", "5.0.4"] {
+        let mut p = Pair::new(version, "6.0.5", "mongo-change-stream").await;
+        for coll in ["x", "y", "z"] {
+            p.run_a(doc! {"create": coll}).await;
+            p.run_b(doc! {"create": coll}).await;
+        }
+        assert!(p.events_a().await.is_empty());
+        p.back().await;
+        let rename = doc! {"renameCollection": p.ns("x").as_str(), "to": p.ns("y").as_str(), "dropTarget": true};
+        p.a.client.database("admin").run_command(rename).await.unwrap();
+        let outcomes = names(&p.forth().await);
+        assert!(outcomes.iter().any(|o| o == "rename x: Applied"), "{outcomes:?}");
+        p.run_a(doc! {"drop": "y"}).await;
+        assert_eq!(names(&p.forth().await), ["drop y: Applied"]);
+        p.assert_equal(version).await;
+        p.run_a(doc! {"dropDatabase": 1}).await;
+        assert_eq!(names(&p.forth().await), ["drop z: Applied", "dropDatabase : AlreadySo"]);
+        let back = names(&p.back().await);
+        assert!(back.len() >= 3 && back.iter().all(|o| o.ends_with("Echo")), "{back:?}");
+        assert!(p.events_a().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn collections_that_are_created_in_a_transaction() {
+    for (version, kind) in [("4.4.2", OPLOG), ("6.0.5", OPLOG), ("6.0.5", "mongo-change-stream")] {
+        let mut p = Pair::new(version, "6.0.27", kind).await;
+        let mut session = p.a.client.start_session().await.unwrap();
+        session.start_transaction().await.unwrap();
+        for coll in ["x", "y"] {
+            let coll = p.at_a(coll);
+            coll.insert_one(doc! {"_id": 1}).session(&mut session).await.unwrap();
+        }
+        session.commit_transaction().await.unwrap();
+        p.everything("created in a transaction").await;
+        assert_eq!(p.b.state(&p.db).await.len(), 2);
+    }
+}
