@@ -1,5 +1,7 @@
 //! The router ends between a command and what it writes about it.
 
+use std::task::Poll;
+
 use bson::doc;
 
 use super::support::{Pair, apply, names};
@@ -87,4 +89,47 @@ async fn a_third_node_gets_it_once() {
     assert!(matches!(home.apply(&events[0]).await.unwrap(), Outcome::Echo));
     assert!(matches!(forwarding.apply(&events[0]).await.unwrap(), Outcome::Applied));
     assert!(matches!(forwarding.apply(&events[0]).await.unwrap(), Outcome::AlreadySo));
+}
+
+/// The value of a future, unless it has to be asked more than `polls` times: then it is dropped.
+async fn within<F: Future>(mut polls: usize, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending if polls == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            polls -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn given_up_anywhere_it_still_happens_once() {
+    let mut p = pair().await;
+    let (mut given_up, mut whole) = (0, 0);
+    for polls in 0..30 {
+        p.at_a("x").insert_one(doc! {"_id": 1}).await.unwrap();
+        p.run_a(doc! {"createIndexes": "x", "indexes": [{"key": {"a": 1}, "name": "a"}]}).await;
+        p.run_a(doc! {"drop": "x"}).await;
+        p.run_a(doc! {"create": "x"}).await;
+        p.run_a(doc! {"drop": "x"}).await;
+        for event in p.events_a().await {
+            let outcome = within(polls, p.ab.apply(&event)).await;
+            if outcome.is_some() {
+                whole += 1
+            } else {
+                given_up += 1
+            }
+            let again = p.ab.apply(&event).await.unwrap();
+            assert!(matches!(again, Outcome::Applied | Outcome::AlreadySo), "{again:?} after {polls} polls");
+            assert!(outcome.is_none() || matches!(again, Outcome::AlreadySo), "{again:?} after {polls} polls");
+        }
+        p.assert_equal("after all").await;
+        let back = names(&p.back().await);
+        assert!(back.len() == 5 && back.iter().all(|o| o.ends_with("Echo")), "{back:?} after {polls} polls");
+        assert!(p.events_a().await.is_empty());
+    }
+    assert!(given_up > 20 && whole > 0, "{given_up} given up, {whole} not");
 }
