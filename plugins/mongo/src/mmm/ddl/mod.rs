@@ -170,9 +170,9 @@ impl Applier {
             let start = self.ledger.now().await?;
             let (commands, marks) = match self.decide(read).await? {
                 Decision::AlreadySo => {
-                    if let Earlier::Begun(_) = earlier {
-                        // It may have been this link, and what it led to be still on its way back.
-                        self.ledger.done(id, start, None, true).await?;
+                    // It may have been an earlier attempt of this link, just now, and what it led to be still on its way back.
+                    if matches!(earlier, Earlier::Begun(_)) && self.ledger.earlier(id).await? != Earlier::Done {
+                        self.ledger.done(id, self.ledger.now().await?, None, true).await?;
                     }
                     return Ok(Outcome::AlreadySo);
                 }
