@@ -21,6 +21,8 @@ pub(crate) enum Phase {
     Store,
     /// Applying changes at a peer.
     Apply,
+    /// Looking at collections and indexes of a replicator's target, and changing them.
+    Ddl,
 }
 
 impl Phase {
@@ -33,6 +35,7 @@ impl Phase {
             Phase::Lookup => "while looking up full documents",
             Phase::Store => "at the checkpoint store",
             Phase::Apply => "while applying changes",
+            Phase::Ddl => "while applying DDL",
         }
     }
 }
