@@ -19,6 +19,8 @@ pub(crate) enum Phase {
     Lookup,
     /// Reading or writing a checkpoint.
     Store,
+    /// Copying a deployment.
+    Copy,
 }
 
 impl Phase {
@@ -30,6 +32,7 @@ impl Phase {
             Phase::Read => "while reading",
             Phase::Lookup => "while looking up full documents",
             Phase::Store => "at the checkpoint store",
+            Phase::Copy => "while copying",
         }
     }
 }

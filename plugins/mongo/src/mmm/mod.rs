@@ -3,5 +3,6 @@
 
 #![allow(dead_code)] // Until the sink is registered.
 
+mod copy;
 mod marker;
 mod names;
