@@ -163,6 +163,7 @@ pub(super) async fn pieces(copy: &Copy, ns: &Namespace, is_clustered: bool) -> R
     } else {
         Vec::new()
     };
+    bounds.retain(|bound| !super::read::is_greatest(bound));
     bounds.dedup_by(|a, b| a.as_bytes() == b.as_bytes());
     let every = (bounds.len() as u64 / wanted).max(1) as usize;
     let mut bounds: Vec<Doc> = bounds.into_iter().skip(every).step_by(every).collect();

@@ -2,9 +2,10 @@
 //!
 //! `min` and `max` are bounds of the index, so they follow the server's own order over all types (and the collation of
 //! the collection); a filter `{_id: {$gt: x}}` would see the values of x's type only. `min` includes its bound, so behind
-//! a document that is done `$expr` leaves that one out: it compares like the index does.
+//! a document that is done `$expr` leaves that one out: it compares like the index does. A `min` without a `max` ends before
+//! `MaxKey`, so a document with that id is asked for by itself.
 
-use bson::{RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
+use bson::{RawBsonRef, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 use futures_util::StreamExt;
 use mongodb::{Client, options::RunCursorCommandOptions};
 use oplogue_api::{Doc, Error, Result};
@@ -30,8 +31,30 @@ pub(super) async fn read(
     limit: usize,
     start: Timestamp,
 ) -> Result<Chunk> {
+    if last.is_some_and(is_greatest) {
+        return Ok(Chunk { docs: Vec::new(), time: EARLIEST });
+    }
     let unreadable = || Error::transient("MongoDB sent a reply that cannot be read");
-    let command = command(piece, last, limit, start).ok_or_else(unreadable)?;
+    let chunk = ask(from, piece, command(piece, last, limit, start).ok_or_else(unreadable)?).await?;
+    if !chunk.docs.is_empty() || piece.max.is_some() || last.or(piece.min.as_ref()).is_none() {
+        return Ok(chunk);
+    }
+    let greatest = rawdoc! {
+        "find": piece.ns.coll(),
+        "filter": {"_id": RawBsonRef::MaxKey},
+        "singleBatch": true,
+        "readConcern": {"level": "majority", "afterClusterTime": start},
+    };
+    ask(from, piece, greatest).await
+}
+
+/// Whether it is the `_id` behind which there is none.
+pub(super) fn is_greatest(key: &Doc) -> bool {
+    matches!(key.get("_id"), Ok(Some(RawBsonRef::MaxKey)))
+}
+
+async fn ask(from: &Client, piece: &Piece, command: RawDocumentBuf) -> Result<Chunk> {
+    let unreadable = || Error::transient("MongoDB sent a reply that cannot be read");
     let mut options = RunCursorCommandOptions::default();
     options.selection_criteria = from.selection_criteria().cloned();
     let asked = async {
