@@ -2,7 +2,7 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use bson::{Document, RawArrayBuf, RawBsonRef, RawDocumentBuf, Timestamp, doc, raw::cstr, rawdoc};
+use bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc, raw::cstr, rawdoc};
 use mongodb::{
     Client, ClientSession,
     error::{Error as MongoError, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
@@ -103,6 +103,7 @@ impl Writer<'_> {
         let mut how = usual;
         while !rest.is_empty() {
             let part = &rest[..cut(rest, width)];
+            how.compare |= part.iter().any(|doc| has_zero_time(doc));
             match self.attempt(lane, piece, part, time, how).await? {
                 Outcome::Done(n) => {
                     rest = &rest[n..];
@@ -288,25 +289,32 @@ impl Writer<'_> {
             return Ok(Ok(Err(Outcome::Same(Box::new(after)))));
         }
         let mut inserts: Vec<Doc> = Vec::new();
+        let mut statements = Vec::new();
         for write in writes {
             match write {
-                Write::Insert(doc) => inserts.push(doc),
+                Write::Insert(doc) if !has_zero_time(&doc) => inserts.push(doc),
+                Write::Insert(doc) => statements.push((doc.clone(), whole(&doc, &doc))),
                 Write::Replace(local, doc) if merge::same_id(&local, &doc) => {
-                    let mut statement = rawdoc! {"q": merge::exactly(&local)};
-                    statement.append(cstr!("u"), RawBsonRef::Document(&doc));
-                    let reply =
-                        tried!(run(to, piece.ns.db(), update(&piece.ns, &statement, how.bypass), session).await?);
-                    if let Some((_, code)) = write_error(&reply) {
-                        return Ok(Ok(Err(refusal(done, &doc, code))));
-                    }
+                    let statement = whole(&local, &doc);
+                    statements.push((doc, statement));
                 }
                 Write::Replace(local, doc) => {
-                    let mut statements = RawArrayBuf::new();
-                    statements.push(rawdoc! {"q": merge::exactly(&local), "limit": 1});
-                    let delete = rawdoc! {"delete": piece.ns.coll(), "deletes": statements};
+                    let mut deletes = RawArrayBuf::new();
+                    deletes.push(rawdoc! {"q": merge::exactly(&local), "limit": 1});
+                    let delete = rawdoc! {"delete": piece.ns.coll(), "deletes": deletes};
                     tried!(run(to, piece.ns.db(), delete, session).await?);
-                    inserts.push(doc);
+                    if has_zero_time(&doc) {
+                        statements.push((doc.clone(), whole(&doc, &doc)));
+                    } else {
+                        inserts.push(doc);
+                    }
                 }
+            }
+        }
+        for (doc, statement) in statements {
+            let reply = tried!(run(to, piece.ns.db(), update(&piece.ns, &statement, how.bypass), session).await?);
+            if let Some((_, code)) = write_error(&reply) {
+                return Ok(Ok(Err(refusal(done, &doc, code))));
             }
         }
         if !inserts.is_empty() {
@@ -379,6 +387,26 @@ fn insert(ns: &Namespace, docs: &[Doc], bypass: bool) -> RawDocumentBuf {
         command.append(cstr!("bypassDocumentValidation"), true);
     }
     command
+}
+
+/// The statement that puts `doc` in the place of `there`, or there where nothing is.
+fn whole(there: &RawDocument, doc: &Doc) -> RawDocumentBuf {
+    let mut statement = rawdoc! {"q": merge::exactly(there)};
+    if has_zero_time(doc) {
+        let mut stages = RawArrayBuf::new();
+        stages.push(rawdoc! {"$replaceWith": {"$literal": RawBsonRef::Document(doc)}});
+        statement.append(cstr!("u"), stages);
+        statement.append(cstr!("upsert"), true);
+    } else {
+        statement.append(cstr!("u"), RawBsonRef::Document(doc));
+    }
+    statement
+}
+
+/// The server puts its own time in the place of a `Timestamp(0, 0)` when it inserts or replaces a document that has one at the top.
+fn has_zero_time(doc: &RawDocument) -> bool {
+    let zero = |value| matches!(value, RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 }));
+    doc.iter_elements().any(|element| element.is_ok_and(|e| e.value().is_ok_and(zero)))
 }
 
 fn update(ns: &Namespace, statement: &RawDocumentBuf, bypass: bool) -> RawDocumentBuf {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use oplogue_api::ErrorKind;
+use oplogue_testkit::proxy::Proxy;
 
 use super::*;
 
@@ -222,4 +223,60 @@ async fn collections_come_with_their_options() {
             assert!(if coll == "series" { fields(a) == fields(b) } else { a == b }, "{coll}: {a:?} is not {b:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn cut_connections_on_both_sides_cost_nothing() {
+    let (from, to) = (servers::mongo().await, other().await);
+    let mut pair = Pair::new().await;
+    pair.insert(&pair.from, "c", mixed(400)).await;
+    let (near, far) = (Proxy::start(from.addr(0)).await, Proxy::start(to.addr(0)).await);
+    let through = async |mongo: &Mongo, proxy: &Proxy| {
+        let mut options = ClientOptions::parse(mongo.direct_uri(&proxy.addr())).await.unwrap();
+        options.server_selection_timeout = Some(Duration::from_secs(1));
+        Client::with_options(options).unwrap()
+    };
+    let straight = std::mem::replace(&mut pair.to, through(to, &far).await);
+    let source = std::mem::replace(&mut pair.from, through(from, &near).await);
+    let start = {
+        let direct = Pair { from: source.clone(), to: straight.clone(), db: pair.db.clone(), link: pair.link.clone() };
+        direct.copy(Initial::Copy).await.marker.position
+    };
+    let mut run = 0;
+    let copied = loop {
+        run += 1;
+        assert!(run < 200, "it gets nowhere");
+        let mut copy = {
+            let direct =
+                Pair { from: source.clone(), to: straight.clone(), db: pair.db.clone(), link: pair.link.clone() };
+            direct.copy_of(Initial::Copy, run).await
+        };
+        (copy.from, copy.to) = (pair.from.clone(), pair.to.clone());
+        copy.marker.position = start.clone();
+        if run < 20 {
+            far.cut_after_bytes(3_000 * run);
+            near.cut_after_bytes(9_000 * run);
+        }
+        match copy.run().await {
+            Ok(copied) => break copied,
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Transient, "{e}"),
+        }
+    };
+    (pair.from, pair.to) = (source, straight);
+    assert!(far.cuts() + near.cuts() > 3, "{} and {} cuts", far.cuts(), near.cuts());
+    assert_eq!(pair.assert_equal("c").await as u64, copied.documents);
+    assert!(pair.written().await.values().all(|times| *times == 1), "something was written twice");
+}
+
+#[tokio::test]
+async fn a_timestamp_of_zero_stays_zero() {
+    let pair = Pair::new().await;
+    pair.insert(&pair.from, "c", vec![numbered(1)]).await;
+    let zero =
+        doc! {"$replaceWith": {"$mergeObjects": ["$$ROOT", {"$literal": {"at": Timestamp { time: 0, increment: 0 }}}]}};
+    pair.from.database(&pair.db).collection::<Document>("c").update_one(doc! {"_id": 1}, vec![zero]).await.unwrap();
+    let there = pair.all(&pair.from, "c").await;
+    assert_eq!(there[0].get_timestamp("at").unwrap().time, 0, "the server does not let it be there");
+    pair.copy(Initial::Copy).await.run().await.unwrap();
+    pair.assert_equal("c").await;
 }
