@@ -108,7 +108,12 @@ async fn what_was_deleted_at_the_target_stays_deleted() {
 
 #[tokio::test]
 async fn what_the_target_refuses_is_parked() {
-    let pair = Pair::new().await;
+    for version in ["4.4.2", "5.0.4", "6.0.5"] {
+        refused(&Pair::of(other().await, servers::mongo_version(version).await).await).await;
+    }
+}
+
+async fn refused(pair: &Pair) {
     let to = pair.to.database(&pair.db);
     to.run_command(doc! {"create": "c", "validator": {"n": {"$type": "int"}}}).await.unwrap();
     to.run_command(

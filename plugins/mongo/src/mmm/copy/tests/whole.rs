@@ -9,8 +9,8 @@ use super::*;
 
 #[tokio::test]
 async fn a_copy_is_equal_to_the_byte_with_ids_of_every_type() {
-    for version in ["4.4.2", "5.0.4", "6.0.5"] {
-        let pair = Pair::of(servers::mongo_version(version).await, other().await).await;
+    for (version, at) in [("4.4.2", "6.0.5"), ("5.0.4", "4.4.2"), ("6.0.5", "5.0.4")] {
+        let pair = Pair::of(servers::mongo_version(version).await, servers::mongo_version(at).await).await;
         let from = pair.from.database(&pair.db);
         pair.insert(&pair.from, "mixed", mixed(400)).await;
         pair.insert(&pair.from, "small", vec![rawdoc! {"_id": 1, "a": 2}]).await;
@@ -152,7 +152,12 @@ async fn a_start_that_moved_behind_an_unfinished_copy_is_refused() {
 
 #[tokio::test]
 async fn documents_of_16_mb_are_copied_each_in_its_transaction() {
-    let pair = Pair::new().await;
+    for pair in [Pair::new().await, Pair::of(other().await, servers::mongo_version("4.4.2").await).await] {
+        largest_documents(&pair).await;
+    }
+}
+
+async fn largest_documents(pair: &Pair) {
     let largest = |id: i32| {
         let empty = rawdoc! {"_id": id, "x": ""}.as_bytes().len();
         rawdoc! {"_id": id, "x": "z".repeat((16 << 20) - empty)}
@@ -279,4 +284,24 @@ async fn a_timestamp_of_zero_stays_zero() {
     assert_eq!(there[0].get_timestamp("at").unwrap().time, 0, "the server does not let it be there");
     pair.copy(Initial::Copy).await.run().await.unwrap();
     pair.assert_equal("c").await;
+}
+
+/// Not a test: how fast it is. `cargo test --release -p oplogue-mongo --lib -- --ignored --nocapture speed`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn speed() {
+    let pair = Pair::new().await;
+    for n in 0..20 {
+        pair.insert(&pair.from, "c", (n * 10_000..(n + 1) * 10_000).map(numbered).collect()).await;
+    }
+    for workers in [1, 2, 4] {
+        pair.to.database(&pair.db).drop().await.unwrap();
+        super::super::forget(&pair.to, &pair.link).await.unwrap();
+        let copy =
+            Copy { workers, pace: Pace { piece_bytes: 4 << 20, ..Pace::default() }, ..pair.copy(Initial::Copy).await };
+        let since = std::time::Instant::now();
+        let copied = copy.run().await.unwrap();
+        println!("{workers} workers: {:.0} documents/s", copied.documents as f64 / since.elapsed().as_secs_f64());
+        assert_eq!(copied.documents, 200_000);
+    }
 }
