@@ -27,6 +27,8 @@ const VALIDATION: i32 = 121;
 const MOST_BYTES: usize = 12 << 20;
 /// All ids of a question must fit into it.
 const MOST_ID_BYTES: usize = 1 << 20;
+/// What a statement may fail with that has nothing to do with its document: conflicts, elections, a full cache.
+const PASSING: &[i32] = &[24, 91, 112, 189, 246, 251, 262, 290, 388, 10107, 11600, 11602, 13388, 13435, 13436];
 /// How often a transaction is tried before the whole copy begins again where it is.
 const MOST_TRIES: u32 = 30;
 
@@ -43,7 +45,7 @@ enum Outcome {
     /// So many documents are done.
     Done(usize),
     /// The server gave the transaction up; nothing is written.
-    Again(MongoError),
+    Again(Error),
     /// One of the documents is there already: they have to be compared.
     There,
     /// The target refuses a document.
@@ -113,7 +115,7 @@ impl Writer<'_> {
                 Outcome::Again(e) => {
                     tries += 1;
                     if tries > MOST_TRIES {
-                        return Err(classify(e, Phase::Copy));
+                        return Err(e);
                     }
                     // Somebody writes here too: smaller transactions meet less, and hold them up for less time.
                     if tries > 2 {
@@ -195,7 +197,7 @@ impl Writer<'_> {
 
     fn failed(&self, e: MongoError) -> Result<Outcome> {
         if e.contains_label(TRANSIENT_TRANSACTION_ERROR) {
-            return Ok(Outcome::Again(e));
+            return Ok(Outcome::Again(classify(e, Phase::Copy)));
         }
         match code(&e) {
             Some(DUPLICATE_KEY) => Ok(Outcome::There),
@@ -426,6 +428,11 @@ fn tally(piece: &mut Piece, docs: &[Doc]) {
 
 /// Which document of the part was refused.
 fn refusal(part: &[Doc], doc: &Doc, code: i32) -> Outcome {
+    if PASSING.contains(&code) {
+        return Outcome::Again(Error::transient(format!(
+            "the target gave up a write (MongoDB error {code} while copying)"
+        )));
+    }
     let at = part.iter().position(|d| d.bytes().as_ptr() == doc.bytes().as_ptr()).unwrap_or(0);
     Outcome::Refused { at, code }
 }
