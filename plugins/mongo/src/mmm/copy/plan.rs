@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, future::IntoFuture};
 
-use bson::{Bson, Document, RawDocumentBuf, doc, raw::cstr};
+use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 use oplogue_api::{Doc, Error, Namespace, Result};
 
-use super::{Copy, Initial, state::Piece};
+use super::{Copy, Initial, read, state::Piece};
 use crate::{
     client::{answered, bounded, run},
     errors::{Phase, classify, code},
@@ -163,7 +163,7 @@ pub(super) async fn pieces(copy: &Copy, ns: &Namespace, is_clustered: bool) -> R
     } else {
         Vec::new()
     };
-    bounds.retain(|bound| !super::read::is_greatest(bound));
+    bounds.retain(|bound| !read::is_greatest(bound));
     bounds.dedup_by(|a, b| a.as_bytes() == b.as_bytes());
     let every = (bounds.len() as u64 / wanted).max(1) as usize;
     let mut bounds: Vec<Doc> = bounds.into_iter().skip(every).step_by(every).collect();
@@ -189,7 +189,7 @@ async fn sample(from: &Client, ns: &Namespace, samples: u64) -> Result<Vec<Doc>>
         cursor.try_collect::<Vec<_>>().await
     };
     match answered(drawn).await? {
-        Ok(drawn) => Ok(drawn.iter().filter_map(|doc| key(doc)).collect()),
+        Ok(drawn) => Ok(drawn.into_iter().map(Doc::from).filter_map(|doc| read::key_of(&doc)).collect()),
         // A server that cannot draw: one piece is slower, nothing else.
         Err(e) if code(&e).is_some_and(|code| code != 13) => {
             tracing::debug!(namespace = %ns, code = code(&e), "no ids can be drawn: the collection is copied in one piece");
@@ -197,10 +197,4 @@ async fn sample(from: &Client, ns: &Namespace, samples: u64) -> Result<Vec<Doc>>
         }
         Err(e) => Err(classify(e, Phase::Copy)),
     }
-}
-
-fn key(doc: &RawDocumentBuf) -> Option<Doc> {
-    let mut key = RawDocumentBuf::new();
-    key.append(cstr!("_id"), doc.get("_id").ok()??);
-    Some(Doc::from(key))
 }

@@ -29,21 +29,23 @@ async fn both_directions_at_once_agree() {
             }
         }
     }
-    let differing =
-        one.len() + two.len() - mixed(150).len() - mixed(150).len().div_ceil(4).min(mixed(150).len() / 4 + 1);
+    // And the one that follows.
+    let differing = mixed(150).len() / 4 + 1;
     one.push(rawdoc! {"_id": 1_000_001, "a": 1});
     two.push(rawdoc! {"_id": 1_000_001.0, "a": 1});
     pair.insert(&pair.from, "c", one).await;
     pair.insert(&pair.to, "c", two).await;
     let (there, again) = (pair.copy(Initial::Merge).await, back.copy(Initial::Merge).await);
     let (a, b) = tokio::join!(there.run(), again.run());
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     assert_eq!(pair.assert_equal("c").await, mixed(150).len() + 1);
     // What the greater name has is there on both sides.
     let winner = pair.all(&pair.to, "c").await;
     assert!(winner.iter().all(|doc| doc.get("differs").unwrap().is_none()), "the loser is there");
     let records = pair.conflicts().await;
-    assert!(!records.is_empty() && records.len() <= differing + 2, "{} of {differing}", records.len());
+    // One that the other direction has settled before this one came to it is no conflict any more.
+    assert!(!records.is_empty() && records.len() <= differing, "{} of {differing}", records.len());
     for record in &records {
         assert_eq!(record.get_str("kind").unwrap(), "copy");
         assert_eq!(record.get_str("winner").unwrap(), pair.link.node);

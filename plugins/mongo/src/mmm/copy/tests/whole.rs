@@ -102,7 +102,6 @@ async fn an_older_generation_cannot_go_on() {
     pair.insert(&pair.from, "c", mixed(200)).await;
     let old = pair.copy_of(Initial::Copy, 1).await;
     let interrupted = tokio::time::timeout(Duration::from_millis(50), old.run()).await;
-    pair.copy_of(Initial::Copy, 2).await.marker.position = old.marker.position.clone();
     let mut new = pair.copy_of(Initial::Copy, 2).await;
     new.marker.position = old.marker.position.clone();
     new.run().await.unwrap();
