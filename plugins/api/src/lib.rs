@@ -26,8 +26,8 @@ pub use event::{BadEvent, Batch, Event, EventId, Op, Position, Txn};
 pub use key::{hash_key, same_key};
 pub use namespace::{MARKERS, Namespace, NamespaceCache, REPLICATION_DATABASE};
 pub use plugin::{
-    Checkpoint, CheckpointStore, Failed, Finding, Interest, Ordering, Replicated, Saved, Severity, Sink, Source,
-    StartAt, Transform, Written,
+    Checkpoint, CheckpointStore, Failed, Finding, Interest, Ordering, Progress, Replicated, Saved, Severity, Sink,
+    Source, StartAt, Transform, Written,
 };
 pub use registry::{Context, Field, FieldType, Options, Origin, Plugin, Registry, StoreBuild};
 pub use registry::{SinkBuild, SourceBuild, TransformBuild};

@@ -23,6 +23,8 @@ pub(crate) enum Phase {
     Apply,
     /// Looking at collections and indexes of a replicator's target, and changing them.
     Ddl,
+    /// Copying a deployment.
+    Copy,
 }
 
 impl Phase {
@@ -36,6 +38,7 @@ impl Phase {
             Phase::Store => "at the checkpoint store",
             Phase::Apply => "while applying changes",
             Phase::Ddl => "while applying DDL",
+            Phase::Copy => "while copying",
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One transaction: a marker, and what it says is applied.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    future::IntoFuture,
+};
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
@@ -373,6 +376,16 @@ impl Peer {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the record of a conflict that no transaction has caused. Once: its `_id` is that of the event.
+    pub(super) async fn record(&self, record: Document) -> Result<()> {
+        let conflicts = self.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
+        match crate::client::answered(conflicts.insert_one(record).into_future()).await? {
+            Ok(_) => Ok(()),
+            Err(e) if crate::errors::code(&e) == Some(11000) => Ok(()),
+            Err(e) => Err(crate::errors::classify(e, crate::errors::Phase::Apply)),
+        }
     }
 
     /// Conflicts and tombstones, in the same transaction.

@@ -4,6 +4,7 @@
 mod apply;
 mod checks;
 mod chunk;
+mod copy;
 mod ddl;
 mod document;
 pub(crate) mod marker;
