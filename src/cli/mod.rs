@@ -11,13 +11,15 @@ mod plugins;
 mod position;
 mod run;
 mod tap;
+mod tool;
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use oplogue_api::Registry;
 
 /// Done.
@@ -115,7 +117,14 @@ fn is_drop_in() -> bool {
 
 /// The whole program, for the given plugins: reads the arguments, does what they say and returns the exit code.
 pub fn main_with(registry: Registry) -> ExitCode {
-    let arguments = match if is_drop_in() { drop_in_arguments() } else { Arguments::try_parse() } {
+    let command = tool::extend(Arguments::command(), &registry);
+    let matches = command.clone().try_get_matches_from(if is_drop_in() { drop_in_arguments() } else { given() });
+    if let Ok(Some((name, matches))) = matches.as_ref().map(clap::ArgMatches::subcommand)
+        && let Some(tool) = registry.tools.get(name)
+    {
+        return ExitCode::from(tool::run(tool, matches, &registry));
+    }
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(e) => {
             // A closed pipe is no reason to fail.
@@ -129,26 +138,29 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Plugins { kind } => plugins::plugins(kind.as_deref(), &registry),
         Command::Tap(tap) => tap.run(&registry),
         Command::Position(position) => position.run(&registry),
-        Command::Completions { shell } => completions::completions(shell),
+        Command::Completions { shell } => completions::completions(shell, command),
         Command::Import { program: Program::Oplogtoredis } => oplogtoredis::import(),
         Command::Oplogtoredis => oplogtoredis::run(&registry),
-        Command::Help => output::answer(&Arguments::command().render_help().to_string()),
+        Command::Help => output::answer(&command.clone().render_help().to_string()),
     };
     ExitCode::from(code)
 }
 
 /// oplogtoredis takes no arguments and ignores what it is given; help and the version are asked for all the same.
-fn drop_in_arguments() -> Result<Arguments, clap::Error> {
+fn drop_in_arguments() -> Vec<OsString> {
+    let stand_in = || vec!["oplogue".into(), crate::oplogtoredis::NAME.into()];
     match std::env::args_os().nth(1) {
-        Some(asked) if ["-h", "--help", "-V", "--version"].iter().any(|known| asked == *known) => {
-            Arguments::try_parse()
-        }
+        Some(asked) if ["-h", "--help", "-V", "--version"].iter().any(|known| asked == *known) => given(),
         Some(_) => {
             output::note("oplogtoredis takes no arguments: they are ignored\n");
-            Arguments::try_parse_from(["oplogue", crate::oplogtoredis::NAME])
+            stand_in()
         }
-        None => Arguments::try_parse_from(["oplogue", crate::oplogtoredis::NAME]),
+        None => stand_in(),
     }
+}
+
+fn given() -> Vec<OsString> {
+    std::env::args_os().collect()
 }
 
 /// The runtime of the commands that talk to servers.
