@@ -36,9 +36,13 @@ impl Saver {
     /// A store that is shared by twins is left alone.
     pub async fn claim(&mut self) -> Result<()> {
         let Some(position) = self.saved.take() else { return Ok(()) };
-        let claimed = if self.store.is_shared() { Ok(()) } else { self.save(&position).await };
+        let claimed = if self.store.is_shared() { Ok(true) } else { self.save(&position).await };
         self.saved.get_or_insert(position);
-        claimed
+        match claimed? {
+            true => Ok(()),
+            // C15: an older process would not notice.
+            false => Err(Error::bug("the store does not let the checkpoint be taken over")),
+        }
     }
 
     /// Stores where a route without a checkpoint begins. On return the store holds `start` or, where the store is shared with
@@ -51,43 +55,48 @@ impl Saver {
     /// Those of [`Saver::save`].
     pub async fn begin(&mut self, start: &Position) -> Result<()> {
         let first = Checkpoint { position: start.clone(), generation: self.generation + 1 };
+        let held = || Error::bug("the store does not keep the first checkpoint of a route");
         if self.saved.is_some() || !self.store.is_shared() {
-            return self.save(start).await;
+            return self.save(start).await?.then_some(()).ok_or_else(held);
         }
         let stored = match self.store.save(&self.route, &first).await? {
             Saved::Stored => first,
             Saved::Superseded(other) => other,
-            Saved::Held => return Err(Error::bug("the store does not keep the first checkpoint of a route")),
+            Saved::Held => return Err(held()),
         };
         self.accept(stored);
         Ok(())
     }
 
-    /// Stores `mark` unless it is stored already. On return the store holds `mark` or, where the store is shared with a
-    /// twin of this route, a position that the twin has put there: see [`Saver::saved`].
+    /// Stores `mark` unless it is stored already. On return of `true` the store holds `mark` or, where the store is shared with a
+    /// twin of this route, a position that the twin has put there: see [`Saver::saved`]. `false`: the store found `mark` not worth
+    /// a write ([`Saved::Held`]), and holds an earlier position.
     ///
     /// # Errors
     /// Those of the store, and `Operator` when another process has moved the checkpoint of this route.
-    pub async fn save(&mut self, mark: &Position) -> Result<()> {
+    pub async fn save(&mut self, mark: &Position) -> Result<bool> {
         // A twin may move the checkpoint between our look and our write, but each such round is progress of the route.
         for _ in 0..8 {
             if self.saved.as_ref() == Some(mark) {
-                return Ok(());
+                return Ok(true);
             }
             let next = Checkpoint { position: mark.clone(), generation: self.generation + 1 };
             let next = self.tried.get_or_insert(next).clone();
             match self.store.save(&self.route, &next).await? {
                 // It may be an earlier try: then comes `mark`.
                 Saved::Stored => self.accept(next),
+                // An earlier try may be held, and `mark` be worth it.
                 Saved::Held => {
                     self.tried = None;
-                    return Ok(());
+                    if next.position == *mark {
+                        return Ok(false);
+                    }
                 }
                 Saved::Superseded(other) if self.store.is_shared() => {
                     let ahead = other.position.time >= mark.time;
                     self.accept(other);
                     if ahead {
-                        return Ok(());
+                        return Ok(true);
                     }
                 }
                 Saved::Superseded(other) => {

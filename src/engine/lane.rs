@@ -28,6 +28,8 @@ pub struct LaneShared {
     pub sink: Arc<dyn Sink>,
     pub bad: Arc<BadEvents>,
     pub max_batch: usize,
+    /// The sink takes transactions whole (K15): parts are put together up to `max_batch`, and never cut.
+    pub whole: bool,
     pub tracker: Tracker,
     pub status: Arc<RouteStatus>,
     pub metrics: Arc<RouteMetrics>,
@@ -76,9 +78,10 @@ pub async fn run(lane: Arc<LaneShared>, mut queue: UnboundedReceiver<Part>) -> R
 }
 
 impl LaneShared {
-    /// Writes events in pieces of at most `max_batch`, in order.
+    /// Writes events in pieces of at most `max_batch`, in order. K15: the borders of transactions are not known here, so
+    /// for a sink that takes them whole there is one piece.
     async fn write_all(&self, mut events: Vec<Event>, upto: Option<&Position>) -> Result<()> {
-        while events.len() > self.max_batch {
+        while events.len() > self.max_batch && !self.whole {
             let rest = events.split_off(self.max_batch);
             self.write(events, None).await?;
             events = rest;
@@ -99,6 +102,9 @@ impl LaneShared {
             let error = match result {
                 Ok(written) => {
                     let accepted = check_failed(&written, events.len())?;
+                    if self.whole {
+                        check_whole(&events, &written)?;
+                    }
                     self.metrics.count(Outcome::Duplicate, written.duplicates);
                     self.metrics.count(Outcome::Ignored, written.ignored);
                     self.metrics.count(
@@ -112,6 +118,15 @@ impl LaneShared {
                         Some(error) => error,
                         None => continue,
                     }
+                }
+                // One at a time, they would tear a transaction.
+                Err(e) if e.kind() == ErrorKind::Data && self.whole => {
+                    let hint = e.get_hint().map_or_else(
+                        || "this is a fault of the sink, which has to name the event that it refuses".to_owned(),
+                        str::to_owned,
+                    );
+                    Error::operator(format!("the sink refused a write without saying which event of it: {e}"))
+                        .hint(hint)
                 }
                 Err(e) if e.kind() == ErrorKind::Data => {
                     if let [event] = events.as_slice() {
@@ -201,4 +216,20 @@ fn check_failed(written: &oplogue_api::Written, events: usize) -> Result<usize> 
         return Err(Error::bug("the sink reported failed events that it was never given, or out of order"));
     }
     Ok(events - written.failed.len())
+}
+
+/// K15: what is written again is whole, but for what is disposed of. Only a sink that counts wrongly gives a reason to look.
+fn check_whole(events: &[Event], written: &oplogue_api::Written) -> Result<()> {
+    let failed = &written.failed;
+    // The first event refused for its own sake is disposed of, see `sort_out`.
+    let disposed = failed.iter().position(|f| f.error.kind() == ErrorKind::Data);
+    let mut again = failed.iter().enumerate().filter(|(n, _)| Some(*n) != disposed).map(|(_, f)| f.index);
+    let Some(first) = again.next() else { return Ok(()) };
+    let is_failed = |index: usize| failed.binary_search_by_key(&index, |f| f.index).is_ok();
+    let torn = (0..events.len())
+        .any(|i| !is_failed(i) && (i > first || (events[i].time == events[first].time && events[i].txn.is_some())));
+    if torn {
+        return Err(Error::bug("the sink reported a part of a transaction as failed, or events in front of others"));
+    }
+    Ok(())
 }

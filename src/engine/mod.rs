@@ -14,6 +14,7 @@ mod run;
 pub mod status;
 mod supervisor;
 mod tracker;
+mod whole;
 mod window;
 
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use super::{
     lane::Part,
     status::RouteStatus,
     tracker::{Lost, Tracker},
+    whole::Whole,
     window::Window,
 };
 use crate::{
@@ -39,12 +40,16 @@ pub enum ReadEnd {
 pub struct Reader {
     pub route: String,
     pub source: Box<dyn Source>,
+    /// What the sink wants of it.
+    pub interest: Interest,
     /// What is dropped before the chain sees it.
     pub denied: Option<Denied>,
     pub chain: Vec<Box<dyn Transform>>,
     pub bad: Arc<BadEvents>,
     pub lanes: Vec<UnboundedSender<Part>>,
     pub ordering: Ordering,
+    /// For a sink that takes transactions whole: the one that is not over.
+    pub whole: Option<Whole>,
     pub tracker: Tracker,
     pub window: Window,
     pub status: Arc<RouteStatus>,
@@ -92,6 +97,10 @@ impl Reader {
                         }
                     }
                 }
+                Ok(Ok(None)) if self.whole.as_ref().is_some_and(Whole::is_open) => {
+                    self.status.blame(Place::Source);
+                    break Err(Error::bug("the source came to its end inside a transaction"));
+                }
                 Ok(Ok(None)) => break Ok(ReadEnd::Finished),
                 Ok(Err(e)) if e.kind() != ErrorKind::Transient => {
                     self.status.blame(Place::Source);
@@ -127,14 +136,16 @@ impl Reader {
                 () = self.stop.cancelled() => return Ok(false),
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
-            let interest = Interest::default();
             let _calling = self.status.calling(Place::Source);
             let opened = tokio::select! {
                 () = self.stop.cancelled() => return Ok(false),
-                opened = self.source.open(StartAt::Position(position), &interest) => opened,
+                opened = self.source.open(StartAt::Position(position), &self.interest) => opened,
             };
             match opened {
                 Ok(_) => {
+                    if let Some(whole) = &mut self.whole {
+                        whole.forget();
+                    }
                     info!(route = self.route, tries = backoff.tries(), "the source is open again");
                     self.status.recovered(Place::Source);
                     return Ok(true);
@@ -174,18 +185,21 @@ impl Reader {
     /// Reserves the batch's bytes and gives its events to the lanes.
     pub async fn hand_over(&mut self, batch: Batch) -> Result<()> {
         let Batch { mut events, end, mut bytes, .. } = batch;
+        // A few events kept out of a large reply would hold all of it: better a copy of those few.
+        let kept: usize = events.iter().map(Event::size).sum();
+        if kept < bytes / 8 {
+            events = events.iter().map(Event::detach).collect();
+            bytes = 2 * kept;
+        }
+        if let Some(whole) = &mut self.whole {
+            (events, bytes) = whole.pass(events, bytes, end.time);
+        }
         if events.is_empty() {
             self.tracker.track(Some(end), 0, None);
             if let Some(mark) = self.tracker.mark() {
                 self.status.delivered(mark.time);
             }
             return Ok(());
-        }
-        // A few events kept out of a large reply would hold all of it: better a copy of those few.
-        let kept: usize = events.iter().map(Event::size).sum();
-        if kept < bytes / 8 {
-            events = events.iter().map(Event::detach).collect();
-            bytes = 2 * kept;
         }
         let reservation = self.window.reserve(bytes + events.len() * size_of::<Event>()).await;
 

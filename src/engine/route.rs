@@ -26,6 +26,7 @@ use super::{
     run::Run,
     status::{ClusterTime, RouteStatus},
     tracker::Tracker,
+    whole::Whole,
     window::Window,
 };
 use crate::{
@@ -79,10 +80,16 @@ impl Route {
     }
 
     async fn run_with(&self, context: &Context, sink: &Arc<dyn Sink>) -> Result<RouteEnd> {
+        let interest = sink.interest();
         let (opened, bad) = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(RouteEnd::Stopped),
-            opened = async { Ok::<_, Error>((self.open(context, sink).await?, self.bad_events(context).await?)) } => opened?,
+            opened = async {
+                let opened = self.open(context, sink, &interest).await?;
+                let bad = self.bad_events(context).await?;
+                self.begin_sink(sink, &opened.position).await?;
+                Ok::<_, Error>((opened, bad))
+            } => opened?,
         };
         let bad = Arc::new(bad);
         let chain = self
@@ -94,12 +101,14 @@ impl Route {
 
         let tracker = Tracker::default();
         let ordering = sink.ordering();
+        let whole = ordering == Ordering::Total && sink.whole_transactions();
         let count = if ordering == Ordering::Total { 1 } else { self.plan.lanes.max(1) };
         let shared = Arc::new(LaneShared {
             route: self.plan.name.clone(),
             sink: Arc::clone(sink),
             bad: Arc::clone(&bad),
             max_batch: sink.max_batch().unwrap_or(usize::MAX).min(self.plan.max_batch).max(1),
+            whole,
             tracker: tracker.clone(),
             status: Arc::clone(&self.status),
             metrics: Arc::clone(&self.metrics),
@@ -119,11 +128,13 @@ impl Route {
         let mut reader = Reader {
             route: self.plan.name.clone(),
             source: opened.source,
+            interest,
             denied: self.denylist.clone().map(Denied::new),
             chain,
             bad,
             lanes: senders,
             ordering,
+            whole: whole.then(Whole::default),
             tracker: tracker.clone(),
             window,
             status: Arc::clone(&self.status),
@@ -158,7 +169,7 @@ impl Route {
     }
 
     /// Opens sink, checkpoint store and source, trying again for as long as it takes.
-    async fn open(&self, context: &Context, sink: &Arc<dyn Sink>) -> Result<Opened> {
+    async fn open(&self, context: &Context, sink: &Arc<dyn Sink>, interest: &Interest) -> Result<Opened> {
         self.patiently(Place::Sink, || sink.open()).await?;
         let (store, place) = match (&self.plan.checkpoint, sink.checkpoints()) {
             (CheckpointPlan::Sink(_), Some(store)) => (store, "the sink"),
@@ -174,13 +185,13 @@ impl Route {
                 checkpoint = place,
                 "no checkpoint yet: beginning where `start` of the source says"
             );
-            let position = self.open_source(&mut source, None).await?;
+            let position = self.open_source(&mut source, None, interest).await?;
             // Durable before anything is read, so that neither a crash nor a twin of this route begins elsewhere.
             self.begin_patiently(&mut saver, &position).await?;
             if saver.saved() != Some(&position) {
                 // A twin was first: begin where it began.
                 let twin = saver.saved().cloned().unwrap_or(position);
-                let position = self.open_source(&mut source, Some(&twin)).await?;
+                let position = self.open_source(&mut source, Some(&twin), interest).await?;
                 return Ok(Opened { source, saver, position, gap: None });
             }
             return Ok(Opened { source, saver, position, gap: None });
@@ -189,7 +200,7 @@ impl Route {
         let skips = too_old.is_some() || self.plan.on_position_lost == OnPositionLost::FromNow;
         let opened = match too_old {
             Some(e) => Err(e),
-            None => self.open_source(&mut source, Some(&saved)).await,
+            None => self.open_source(&mut source, Some(&saved), interest).await,
         };
         match opened {
             Ok(position) => {
@@ -198,7 +209,7 @@ impl Route {
                 Ok(Opened { source, saver, position, gap: None })
             }
             Err(e) if e.kind() == ErrorKind::PositionLost && skips => {
-                let position = self.open_now(&mut source).await?;
+                let position = self.open_now(&mut source, interest).await?;
                 // I4: seen in the log, the metrics and by the sink.
                 error!(
                     route = self.plan.name,
@@ -226,24 +237,42 @@ impl Route {
         })
     }
 
-    async fn open_source(&self, source: &mut Box<dyn Source>, from: Option<&Position>) -> Result<Position> {
+    async fn open_source(
+        &self,
+        source: &mut Box<dyn Source>,
+        from: Option<&Position>,
+        interest: &Interest,
+    ) -> Result<Position> {
         let mut backoff = Backoff::new();
         loop {
             let at = from.map_or(StartAt::Configured, StartAt::Position);
-            match self.calling(Place::Source, source.open(at, &Interest::default())).await {
+            match self.calling(Place::Source, source.open(at, interest)).await {
                 Ok(position) => return Ok(position),
                 Err(e) => self.wait(Place::Source, e, &mut backoff).await?,
             }
         }
     }
 
-    async fn open_now(&self, source: &mut Box<dyn Source>) -> Result<Position> {
+    async fn open_now(&self, source: &mut Box<dyn Source>, interest: &Interest) -> Result<Position> {
         let mut backoff = Backoff::new();
         loop {
-            match self.calling(Place::Source, source.open(StartAt::Now, &Interest::default())).await {
+            match self.calling(Place::Source, source.open(StartAt::Now, interest)).await {
                 Ok(position) => return Ok(position),
                 Err(e) => self.wait(Place::Source, e, &mut backoff).await?,
             }
+        }
+    }
+
+    /// Lets the sink do what comes before the first write (K16). The cursor of the source may die of old age meanwhile: then
+    /// the reader opens it again.
+    async fn begin_sink(&self, sink: &Arc<dyn Sink>, from: &Position) -> Result<()> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.calling(Place::Sink, sink.begin(from)).await {
+                Ok(()) => return Ok(()),
+                Err(e) => self.wait(Place::Sink, e, &mut backoff).await?,
+            }
+            self.patiently(Place::Sink, || sink.open()).await?;
         }
     }
 

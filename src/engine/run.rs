@@ -154,13 +154,19 @@ impl Run<'_> {
         let saved = self.saver.save(&mark).await;
         drop(calling);
         match saved {
-            Ok(()) => {
+            Ok(is_stored) => {
                 if std::mem::take(&mut self.unsaved) {
                     info!(route = self.route.plan.name, "the checkpoint is saved again");
                 }
                 if is_news {
-                    self.route.metrics.checkpoint_saved(true);
                     self.route.status.recovered(Place::Checkpoint);
+                }
+                if !is_stored {
+                    self.route.status.held(mark.time);
+                    return Ok(true);
+                }
+                if is_news {
+                    self.route.metrics.checkpoint_saved(true);
                 }
                 self.route.status.checkpointed(mark.time);
                 self.committed.send_if_modified(|committed| {

@@ -230,6 +230,12 @@ impl RouteStatus {
         inner.unsaved_since = (inner.delivered.is_some_and(|d| d > time)).then_some(now);
     }
 
+    /// The store holds an earlier checkpoint than `time`, on purpose: what lies between needs none.
+    pub fn held(&self, time: Timestamp) {
+        let mut inner = self.inner();
+        inner.unsaved_since = (inner.delivered.is_some_and(|d| d > time)).then(Instant::now);
+    }
+
     /// How to learn how many bytes are between source and sink: asked whenever somebody looks.
     pub fn measure_in_flight(&self, bytes: impl Fn() -> u64 + Send + 'static) {
         *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(bytes));

@@ -2,6 +2,7 @@
 
 mod storm;
 mod trouble;
+mod whole;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 

@@ -24,6 +24,8 @@ pub struct Chain {
     pub(super) previous: OpTime,
     /// How many operations have been seen.
     pub(super) index: u32,
+    /// The first operation was a marker, and what follows it is not wanted.
+    pub(super) echo: bool,
 }
 
 /// An entry of a chain, as [`Chain::link`] sees it.
@@ -44,6 +46,12 @@ impl Chain {
     /// Cluster time of the last entry, which is that of all the events.
     pub fn time(&self) -> Timestamp {
         self.context.time
+    }
+
+    /// Whether the first entry, once decoded, has shown that nothing more of the transaction is delivered (I7): the other entries
+    /// need not be looked up.
+    pub fn is_echo(&self) -> bool {
+        self.echo
     }
 
     /// Reads where an earlier entry stands in the chain.

@@ -12,7 +12,7 @@ use super::{
     envelope::{Envelope, Kind, command},
     operation::{Context, Place, write_event},
 };
-use crate::{BadEvent, Doc, Error, Event, EventId, Namespace, NamespaceCache, Op, Result, Txn};
+use crate::{BadEvent, Doc, Error, Event, EventId, MARKERS, Namespace, NamespaceCache, Op, Replicated, Result, Txn};
 
 /// The server nests `applyOps` ten deep at most.
 const MOST_NESTED: usize = 16;
@@ -22,6 +22,7 @@ const MOST_NESTED: usize = 16;
 pub struct Decoder {
     namespaces: NamespaceCache,
     include_system: bool,
+    replicated: Replicated,
     /// The namespace of the operation before, and whether it is wanted: most operations have the same one.
     last: Option<(Namespace, bool)>,
 }
@@ -64,9 +65,15 @@ struct Counted<'a> {
     writes: u32,
     /// The time of this entry.
     entry: Timestamp,
+    /// The first operation was a marker, and what follows it is not wanted.
+    echo: bool,
 }
 
-impl Counted<'_> {
+impl<'a> Counted<'a> {
+    fn new(index: &'a mut u32, entry: Timestamp) -> Counted<'a> {
+        Counted { index, writes: 0, entry, echo: false }
+    }
+
     /// The place of the operation that comes now.
     fn place(&self, context: &Context) -> Place {
         let entry = EventId { time: self.entry, index: self.writes };
@@ -79,6 +86,13 @@ impl Decoder {
     /// A decoder that leaves out internal namespaces ([`Namespace::is_system`]), or keeps them.
     pub fn new(include_system: bool) -> Decoder {
         Decoder { include_system, ..Decoder::default() }
+    }
+
+    /// The same, with what is wanted of the transactions of replicators, and of other writes of their markers.
+    #[must_use]
+    pub fn replicated(mut self, replicated: Replicated) -> Decoder {
+        self.replicated = replicated;
+        self
     }
 
     /// Decodes an entry and appends its events. One that cannot be decoded is appended to `bad`; so is a single
@@ -112,7 +126,7 @@ impl Decoder {
         }
         let mut context = Context { time, wall: envelope.wall, txn: None };
         if kind != Kind::Command {
-            let Some(ns) = self.wanted(envelope.ns) else { return Ok(Outcome::Skipped) };
+            let Some(ns) = self.wanted(envelope.ns, &context) else { return Ok(Outcome::Skipped) };
             out.events.push(write_event(entry, envelope, kind, ns, Place::alone(), &context)?);
             return Ok(Outcome::Events);
         }
@@ -141,14 +155,15 @@ impl Decoder {
             if previous.ts >= time {
                 return Err(Error::data("the entries of a transaction are not in order"));
             }
-            return Ok(Outcome::NeedsChain(Chain { context, last: entry.clone(), previous, index: 0 }));
+            return Ok(Outcome::NeedsChain(Chain { context, last: entry.clone(), previous, index: 0, echo: false }));
         }
         if name == "commitTransaction" {
             return Err(Error::data("the commit of a transaction without its prepared entry"));
         }
         let operations = argument.as_array().ok_or_else(|| Error::data("`applyOps` is no array"))?;
         let before = (out.events.len(), out.bad.len());
-        let mut counted = Counted { index: &mut 0, writes: 0, entry: time };
+        let mut index = 0;
+        let mut counted = Counted::new(&mut index, time);
         self.operations(entry, operations, &mut counted, &context, 0, out)?;
         let delivered = before != (out.events.len(), out.bad.len());
         Ok(if delivered { Outcome::Events } else { Outcome::Skipped })
@@ -157,11 +172,16 @@ impl Decoder {
     /// Appends the events of an earlier entry of a transaction. To be called first to last, when [`Chain::link`] has
     /// found all of them to belong together.
     pub fn chain_entry(&mut self, chain: &mut Chain, entry: &Doc, events: &mut Vec<Event>, bad: &mut Vec<BadEvent>) {
+        if chain.echo {
+            return;
+        }
         let mut out = Out { events, bad };
         let decoded = match chain.operations(entry) {
             Ok((time, operations)) => {
-                let mut counted = Counted { index: &mut chain.index, writes: 0, entry: time };
-                self.operations(entry, operations, &mut counted, &chain.context, 0, &mut out)
+                let mut counted = Counted::new(&mut chain.index, time);
+                let decoded = self.operations(entry, operations, &mut counted, &chain.context, 0, &mut out);
+                chain.echo = counted.echo;
+                decoded
             }
             Err(e) => Err(e),
         };
@@ -173,6 +193,9 @@ impl Decoder {
 
     /// Appends the events of a transaction's last entry.
     pub fn chain_end(&mut self, mut chain: Chain, events: &mut Vec<Event>, bad: &mut Vec<BadEvent>) {
+        if chain.echo {
+            return;
+        }
         let last = chain.last.clone();
         if let Err(error) = self.last_operations(&mut chain, &last, &mut Out { events, bad }) {
             chain.bad(error, events.len(), bad);
@@ -186,7 +209,7 @@ impl Decoder {
             ("commitTransaction", _) => Ok(()),
             (_, operations) => {
                 let operations = operations.as_array().ok_or_else(|| Error::data("`applyOps` is no array"))?;
-                let mut counted = Counted { index: &mut chain.index, writes: 0, entry: chain.context.time };
+                let mut counted = Counted::new(&mut chain.index, chain.context.time);
                 self.operations(last, operations, &mut counted, &chain.context, 0, out)
             }
         }
@@ -218,6 +241,13 @@ impl Decoder {
                     continue;
                 }
                 Ok(Some(_)) => Err(Error::data(format!("`applyOps` nests deeper than {MOST_NESTED} levels"))),
+                Ok(None) if depth == 0 && self.is_marker(&envelope, *counted.index, context) => {
+                    // I7: what a replicator wrote is never sent back to where it came from.
+                    counted.echo = self.replicated == Replicated::Markers;
+                    let ns = self.namespaces.get(MARKERS);
+                    let kind = envelope.kind.unwrap_or(Kind::Update);
+                    write_event(&raw, &envelope, kind, ns, counted.place(context), context).map(Some)
+                }
                 Ok(None) => self.operation(&raw, &envelope, counted.place(context), context),
                 Err(e) => Err(e),
             };
@@ -233,6 +263,9 @@ impl Decoder {
                         error,
                     });
                 }
+            }
+            if counted.echo {
+                break;
             }
             *counted.index += 1;
             counted.writes += u32::from(matches!(envelope.kind, Some(Kind::Insert | Kind::Update | Kind::Delete)));
@@ -251,7 +284,7 @@ impl Decoder {
             Kind::Noop => Ok(None),
             _ if envelope.from_migrate => Ok(None),
             Kind::Command => self.command_event(raw, envelope, place, context),
-            kind => match self.wanted(envelope.ns) {
+            kind => match self.wanted(envelope.ns, context) {
                 Some(ns) => write_event(raw, envelope, kind, ns, place, context).map(Some),
                 None => Ok(None),
             },
@@ -283,17 +316,30 @@ impl Decoder {
         Ok(Some(event))
     }
 
+    /// Whether this operation says that its transaction is a replicator's.
+    fn is_marker(&self, envelope: &Envelope<'_>, index: u32, context: &Context) -> bool {
+        index == 0
+            && context.txn.is_some()
+            && self.replicated != Replicated::AsWrites
+            && envelope.ns == MARKERS
+            && matches!(envelope.kind, Some(Kind::Insert | Kind::Update))
+    }
+
     /// The interned namespace, unless it is an internal one that is left out.
-    fn wanted(&mut self, full: &str) -> Option<Namespace> {
-        match &self.last {
-            Some((ns, wanted)) if ns.as_str() == full => wanted.then(|| ns.clone()),
+    fn wanted(&mut self, full: &str, context: &Context) -> Option<Namespace> {
+        let (ns, wanted) = match &self.last {
+            Some((ns, wanted)) if ns.as_str() == full => (ns.clone(), *wanted),
             _ => {
                 let ns = self.namespaces.get(full);
                 let wanted = self.include_system || !ns.is_system();
                 self.last = Some((ns.clone(), wanted));
-                wanted.then_some(ns)
+                (ns, wanted)
             }
-        }
+        };
+        // A marker that comes later in a transaction says nothing.
+        let plain_marker =
+            || self.replicated != Replicated::AsWrites && context.txn.is_none() && ns.as_str() == MARKERS;
+        (wanted || plain_marker()).then_some(ns)
     }
 }
 

@@ -93,15 +93,15 @@ fn failed(e: tokio::task::JoinError) -> Error {
 
 #[async_trait]
 impl Source for BsonDump {
-    async fn open(&mut self, from: StartAt<'_>, _interest: &Interest) -> Result<Position> {
+    async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.state = State::Closed;
         let from = match from {
             StartAt::Position(position) => From::Position(position.clone()),
             StartAt::Configured => From::Begin,
             StartAt::Now => From::End,
         };
-        let settings = self.settings.clone();
-        let replay = Self::at_the_disk(move || Replay::open(&settings, &from)).await??;
+        let (settings, replicated) = (self.settings.clone(), interest.replicated);
+        let replay = Self::at_the_disk(move || Replay::open(&settings, &from, replicated)).await??;
         let position = replay.position();
         self.state = State::Idle(Box::new(replay));
         Ok(position)

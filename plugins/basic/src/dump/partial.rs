@@ -82,6 +82,9 @@ impl Gathering {
 
     /// The next of the earlier entries; `None` when all have been.
     pub(super) fn next(&mut self) -> Result<Option<Doc>> {
+        if self.chain.is_echo() {
+            return Ok(None);
+        }
         let Some(offset) = self.left.last() else { return Ok(None) };
         self.entries.skip_to(*offset)?;
         let entry = self.entries.one()?;

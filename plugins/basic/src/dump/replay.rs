@@ -2,7 +2,7 @@ use std::{collections::VecDeque, path::Path};
 
 use bson::Timestamp;
 use oplogue_api::{
-    Batch, Doc, Error, Finding, Position, Result,
+    Batch, Doc, Error, Finding, Position, Replicated, Result,
     oplog::{Chain, Decoded, Decoder, OpTime, Outcome},
 };
 
@@ -42,12 +42,12 @@ pub(super) struct Replay {
 impl Replay {
     /// # Errors
     /// `PositionLost` when the dump does not reach to the position; `Operator` when it is one of another dump.
-    pub(super) fn open(settings: &Settings, from: &From) -> Result<Replay> {
+    pub(super) fn open(settings: &Settings, from: &From, replicated: Replicated) -> Result<Replay> {
         let (dump, ts) = begin(&settings.path)?;
         let mut replay = Replay {
             entries: Entries::open(&settings.path)?,
             batch_size: settings.batch_size,
-            decoder: Decoder::new(settings.include_system),
+            decoder: Decoder::new(settings.include_system).replicated(replicated),
             place: Place { dump, offset: 0, ts },
             queue: VecDeque::new(),
             damage: None,

@@ -8,6 +8,7 @@ use oplogue_api::{BadEvent, Doc, Error, Event, Result, Txn};
 use super::{
     decode::Interned,
     fragments::Fragments,
+    show::{Show, is_marker},
     token::{self, Token},
 };
 
@@ -56,26 +57,35 @@ pub(super) struct Assembled {
 pub(super) struct Assembler {
     interned: Interned,
     fragments: Fragments,
-    include_system: bool,
+    show: Show,
     /// Events up to and with this one were delivered before; only after resuming by time.
     skip: Option<Token>,
     /// The place behind the last whole item.
     last: Mark,
-    /// The place before the transaction that may not be over.
-    before_txn: Option<(Mark, Arc<Txn>, Timestamp)>,
+    /// The transaction that may not be over.
+    open_txn: Option<OpenTxn>,
     /// The stream ended with an `invalidate`.
     pub invalidated: bool,
 }
 
+struct OpenTxn {
+    /// The place before it.
+    before: Mark,
+    txn: Arc<Txn>,
+    time: Timestamp,
+    /// It began with a marker: a replicator's.
+    marked: bool,
+}
+
 impl Assembler {
-    pub fn new(from: Mark, include_system: bool, skip: Option<Token>) -> Assembler {
+    pub fn new(from: Mark, show: Show, skip: Option<Token>) -> Assembler {
         Assembler {
             interned: Interned::default(),
             fragments: Fragments::default(),
-            include_system,
+            show,
             skip,
             last: from,
-            before_txn: None,
+            open_txn: None,
             invalidated: false,
         }
     }
@@ -87,8 +97,8 @@ impl Assembler {
 
     /// The place from which resuming repeats nothing and loses nothing.
     pub fn end(&self) -> &Mark {
-        match &self.before_txn {
-            Some((before, ..)) => before,
+        match &self.open_txn {
+            Some(open) => &open.before,
             None => &self.last,
         }
     }
@@ -122,7 +132,7 @@ impl Assembler {
             let post = post.filter(|post| self.skip.is_none() || token::read(post) > self.skip);
             let moved = post.is_some_and(|post| token::data(post) != token::data(&self.last.token));
             if moved || empty {
-                self.before_txn = None;
+                self.open_txn = None;
             }
             if moved && let Some(post) = post {
                 self.last = Mark::new(post)?;
@@ -130,8 +140,8 @@ impl Assembler {
         }
         // A reply is not to stay in memory for a token.
         self.last.detach();
-        if let Some((before, ..)) = &mut self.before_txn {
-            before.detach();
+        if let Some(open) = &mut self.open_txn {
+            open.before.detach();
         }
         out.end = self.end().clone();
         Ok(out)
@@ -145,17 +155,13 @@ impl Assembler {
         }
         match self.interned.decode(raw) {
             Ok(None) => {
-                self.before_txn = None;
+                self.open_txn = None;
                 self.invalidated = true;
             }
             _ if known => {}
             Ok(Some(event)) => {
-                self.transaction(&event);
-                let wanted = self.include_system
-                    || !event.ns.is_system()
-                    // What $out and its like wrote appears under its name with this.
-                    || event.to.as_ref().is_some_and(|to| !to.is_system());
-                if wanted {
+                let marked = self.transaction(&event);
+                if self.show.wants(&event, marked) {
                     out.events.push(event);
                 }
             }
@@ -169,12 +175,20 @@ impl Assembler {
         Ok(())
     }
 
-    /// Notes where the transaction began that `event` belongs to. To be called before `last` moves on.
-    fn transaction(&mut self, event: &Event) {
-        match (&event.txn, &self.before_txn) {
-            (None, _) => self.before_txn = None,
-            (Some(txn), Some((_, open, time))) if Arc::ptr_eq(txn, open) && event.time == *time => {}
-            (Some(txn), _) => self.before_txn = Some((self.last.clone(), txn.clone(), event.time)),
+    /// Notes where the transaction began that `event` belongs to; whether that is a replicator's. To be called before `last`
+    /// moves on.
+    fn transaction(&mut self, event: &Event) -> bool {
+        let Some(txn) = &event.txn else {
+            self.open_txn = None;
+            return false;
+        };
+        match &self.open_txn {
+            Some(open) if Arc::ptr_eq(txn, &open.txn) && event.time == open.time => open.marked,
+            _ => {
+                let (before, marked) = (self.last.clone(), is_marker(event));
+                self.open_txn = Some(OpenTxn { before, txn: txn.clone(), time: event.time, marked });
+                marked
+            }
         }
     }
 }
@@ -229,7 +243,7 @@ mod tests {
 
     fn assembler(skip: Option<&str>) -> Assembler {
         let start = rawdoc! {"_data": skip.map_or_else(|| high_water(1), str::to_owned)};
-        Assembler::new(Mark::new(&start).unwrap(), false, token::read(&start).filter(|_| skip.is_some()))
+        Assembler::new(Mark::new(&start).unwrap(), Show::default(), token::read(&start).filter(|_| skip.is_some()))
     }
 
     fn end(a: &Assembled) -> &str {

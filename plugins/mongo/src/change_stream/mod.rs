@@ -10,6 +10,7 @@ mod decode;
 mod fragments;
 mod options;
 mod position;
+mod show;
 mod token;
 
 use std::{future::IntoFuture, time::Duration};
@@ -18,7 +19,8 @@ use bson::{Timestamp, doc};
 use futures_util::StreamExt;
 use mongodb::{Client, Database, raw_batch_cursor::RawBatchCursor};
 use oplogue_api::{
-    Batch, Doc, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Source, StartAt, async_trait,
+    Batch, Doc, Error, ErrorKind, Finding, Interest, Position, Registry, Replicated, Result, Source, StartAt,
+    async_trait,
 };
 
 use crate::{
@@ -31,6 +33,7 @@ use assemble::{Assembled, Assembler, Mark, head};
 use command::{Features, From, aggregate};
 use options::{Settings, UpdateDescription};
 use position::Stream;
+use show::Show;
 
 /// How much longer than asked a reply may take before the server is asked whether it is still there. A `getMore` may search
 /// the oplog for long before it finds an event of its scope.
@@ -55,6 +58,7 @@ struct ChangeStream {
     client: Option<Client>,
     features: Features,
     stream: Stream,
+    show: Show,
     open: Option<Open>,
     /// Errors of unknown meaning since the last reply.
     futile: u32,
@@ -83,7 +87,8 @@ impl ChangeStream {
     fn new(settings: Settings) -> ChangeStream {
         let stream = Stream { deployment: None, scope: settings.scope(), pipeline: String::new() };
         let features = Features::wanted(&settings);
-        ChangeStream { settings, client: None, features, stream, open: None, futile: 0 }
+        let show = Show::default();
+        ChangeStream { settings, client: None, features, stream, show, open: None, futile: 0 }
     }
 
     async fn client(&mut self) -> Result<Client> {
@@ -163,7 +168,7 @@ impl ChangeStream {
             };
             return Ok(Open {
                 cursor,
-                assembler: Assembler::new(from, self.settings.include_system, skip),
+                assembler: Assembler::new(from, self.show, skip),
                 first: None,
                 resuming: !matches!(begin, Begin::Now),
                 head: head(&reply),
@@ -246,8 +251,16 @@ fn taken(reply: Option<mongodb::error::Result<mongodb::raw_batch_cursor::RawBatc
 
 #[async_trait]
 impl Source for ChangeStream {
-    async fn open(&mut self, from: StartAt<'_>, _interest: &Interest) -> Result<Position> {
+    async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.open = None;
+        if interest.replicated != Replicated::AsWrites && self.settings.database.is_some() {
+            return Err(Error::option(
+                "database",
+                "the sink of this route has to see the markers of replicators, and they are in a database of their own",
+            )
+            .hint("read the whole deployment: leave `database` and `collection` out, and filter with a transform"));
+        }
+        self.show = Show { system: self.settings.include_system, replicated: interest.replicated };
         let client = self.client().await?;
         if hello(&client, Phase::Check).await?.is_standalone() {
             return Err(client::standalone());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! { _id: "factory->cloud", node: "factory", peer: "cloud", lane: 0, route: "…", generation: 3, seq: 4711,
-//!   origin: "factory", position: { token: BinData, time: Timestamp }, clock: 1764049191000,
+//!   origin: "factory", position: { token: BinData, time: Timestamp }, done: { time: Timestamp, index: 0 }, clock: 1764049191000,
 //!   seen: { cloud: Timestamp, … }, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! `seq` makes each one differ, or the server would leave it out of the transaction.
 
 use bson::{Binary, Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
-use oplogue_api::{Doc, Position};
+use oplogue_api::{Doc, EventId, Position};
 
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +44,8 @@ pub(crate) struct Marker {
     pub origin: String,
     /// How far the log of `node` is applied at `peer`, with this transaction.
     pub position: Position,
+    /// The last event that is applied: at `position`, or behind it where a batch took several transactions.
+    pub done: EventId,
     /// The greatest clock (milliseconds) of the writes of the transaction, and of all before.
     pub clock: i64,
     /// For each other node, how far its log was applied at `node` when `node` had come to `position`.
@@ -77,6 +79,7 @@ impl Marker {
             "seq": self.seq as i64,
             "origin": &self.origin,
             "position": {"token": token, "time": self.position.time},
+            "done": {"time": self.done.time, "index": i64::from(self.done.index)},
             "clock": self.clock,
             "seen": seen,
             "log": {"clock": self.log.clock, "since": self.log.since, "since_clock": self.log.since_clock},
@@ -89,6 +92,7 @@ impl Marker {
         let text = |name: &str| stored.get_str(name).ok().map(str::to_owned);
         let position = stored.get_document("position").ok()?;
         let token = Doc::new(position.get_binary_generic("token").ok()?.clone().into()).ok()?;
+        let done = stored.get_document("done").ok()?;
         let log = stored.get_document("log").ok()?;
         let seen = stored.get_document("seen").ok()?;
         let marker = Marker {
@@ -99,6 +103,10 @@ impl Marker {
             seq: u64::try_from(integer(stored.get("seq")?)?).ok()?,
             origin: text("origin")?,
             position: Position { token, time: position.get_timestamp("time").ok()? },
+            done: EventId {
+                time: done.get_timestamp("time").ok()?,
+                index: u32::try_from(integer(done.get("index")?)?).ok()?,
+            },
             clock: integer(stored.get("clock")?)?,
             seen: seen.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect::<Option<_>>()?,
             log: LogState {
@@ -137,6 +145,7 @@ mod tests {
             seq: 4,
             origin: "a".into(),
             position: Position { token: rawdoc! {"ts": time(7)}.into(), time: time(7) },
+            done: EventId { time: time(8), index: u32::MAX },
             clock: 9,
             seen: vec![("b".into(), time(5))],
             log: LogState { clock: 1, since: time(5), since_clock: 2 },

@@ -55,9 +55,13 @@ impl Gathering {
         }
     }
 
-    /// The entry that `next_part` gave has been decoded.
+    /// The entry that `next_part` gave has been decoded. If it was the first one and shows an echo (I7), the others stay on the
+    /// server.
     pub fn delivered(&mut self) {
         self.found.pop();
+        if self.chain.is_echo() {
+            self.found.clear();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 mod ahead;
 mod findings;
 mod gathering;
-mod globs;
+
 mod log;
 mod looking;
 mod lookup;
@@ -119,7 +119,7 @@ fn rfc3339(ts: Timestamp) -> String {
 
 #[async_trait]
 impl Source for Oplog {
-    async fn open(&mut self, from: StartAt<'_>, _: &Interest) -> Result<Position> {
+    async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.tail = None;
         let client = self.client().await?;
         let hello = hello(&client, Phase::Check).await?;
@@ -135,6 +135,7 @@ impl Source for Oplog {
             batch: self.settings.batch_size,
             wait: self.settings.wait.0,
             include_system: self.settings.include_system,
+            replicated: interest.replicated,
         };
         let mut attempts = 0;
         let tail = loop {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::Timestamp;
 use oplogue_api::{
-    Batch, Error, Position, Result,
+    Batch, Error, Position, Replicated, Result,
     oplog::{Decoder, OpTime, Outcome},
 };
 use tokio::time::Instant;
@@ -36,6 +36,8 @@ pub(super) struct Pace {
     pub batch: u32,
     pub wait: Duration,
     pub include_system: bool,
+    /// What is wanted of the transactions of replicators.
+    pub replicated: Replicated,
 }
 
 pub(super) struct Tail {
@@ -112,7 +114,7 @@ impl Tail {
         }
         let (next, head) = (usize::from(!place.first), first.head);
         let pending = Some(Pending { reply: first, next, gathering: None });
-        let decoder = Decoder::new(pace.include_system);
+        let decoder = Decoder::new(pace.include_system).replicated(pace.replicated);
         Ok(Tail {
             log,
             cursor,

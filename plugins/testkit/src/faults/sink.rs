@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use oplogue_api::{
-    CheckpointStore, Error, Event, Failed, Finding, Ordering, Position, Result, Sink, Written, async_trait,
+    CheckpointStore, Error, Event, Failed, Finding, Interest, Ordering, Position, Result, Sink, Written, async_trait,
 };
 
 use super::{Fault, Schedule, schedule::lost_reply};
@@ -29,8 +29,20 @@ impl Sink for FaultySink {
         self.inner.max_batch()
     }
 
+    fn interest(&self) -> Interest {
+        self.inner.interest()
+    }
+
+    fn whole_transactions(&self) -> bool {
+        self.inner.whole_transactions()
+    }
+
     async fn open(&self) -> Result<()> {
         self.inner.open().await
+    }
+
+    async fn begin(&self, from: &Position) -> Result<()> {
+        self.inner.begin(from).await
     }
 
     async fn write(&self, events: &[Event], upto: Option<&Position>) -> Result<Written> {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use oplogue_api::{
-    CheckpointStore, Doc, Error, ErrorKind, Event, EventId, Failed, Finding, Namespace, Op, Ordering, Position, Result,
-    Sink, Written, async_trait, same_key,
+    CheckpointStore, Doc, Error, ErrorKind, Event, EventId, Failed, Finding, Interest, Namespace, Op, Ordering,
+    Position, Result, Sink, Written, async_trait, same_key,
 };
 use tokio::sync::watch;
 
@@ -56,6 +56,8 @@ struct State {
     script: VecDeque<Outcome>,
     verdict: Option<Arc<Verdict>>,
     open_errors: VecDeque<ErrorKind>,
+    begin_errors: VecDeque<ErrorKind>,
+    begins: Vec<Position>,
     ping_error: Option<ErrorKind>,
     closes: usize,
 }
@@ -63,6 +65,7 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     held: watch::Sender<bool>,
+    begin_held: watch::Sender<bool>,
     delivered: watch::Sender<usize>,
     writing: AtomicUsize,
     most_writing: AtomicUsize,
@@ -75,6 +78,8 @@ pub struct MemorySink {
     ordering: Ordering,
     max_batch: Option<usize>,
     store: Option<Arc<dyn CheckpointStore>>,
+    interest: Interest,
+    whole: bool,
 }
 
 impl Default for MemorySink {
@@ -89,11 +94,19 @@ impl MemorySink {
         let shared = Shared {
             state: Mutex::default(),
             held: watch::Sender::new(false),
+            begin_held: watch::Sender::new(false),
             delivered: watch::Sender::new(0),
             writing: AtomicUsize::new(0),
             most_writing: AtomicUsize::new(0),
         };
-        MemorySink { shared: Arc::new(shared), ordering: Ordering::PerKey, max_batch: None, store: None }
+        MemorySink {
+            shared: Arc::new(shared),
+            ordering: Ordering::PerKey,
+            max_batch: None,
+            store: None,
+            interest: Interest::default(),
+            whole: false,
+        }
     }
 
     /// The same with another ordering.
@@ -117,6 +130,22 @@ impl MemorySink {
         self
     }
 
+    /// The same, asking this of its source.
+    #[must_use]
+    pub fn interest(mut self, interest: Interest) -> MemorySink {
+        self.interest = interest;
+        self
+    }
+
+    /// The same with [`Ordering::Total`], taking transactions whole: where an event fails, its whole transaction does, and all
+    /// that is behind.
+    #[must_use]
+    pub fn whole_transactions(mut self) -> MemorySink {
+        self.ordering = Ordering::Total;
+        self.whole = true;
+        self
+    }
+
     /// What the next calls of `write` do, in order; later ones accept everything.
     pub fn script(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         self.state().script.extend(outcomes);
@@ -136,6 +165,26 @@ impl MemorySink {
     /// The next `open` fails. May be called several times, for as many failures.
     pub fn fail_open(&self, kind: ErrorKind) {
         self.state().open_errors.push_back(kind);
+    }
+
+    /// The next `begin` fails. May be called several times, for as many failures.
+    pub fn fail_begin(&self, kind: ErrorKind) {
+        self.state().begin_errors.push_back(kind);
+    }
+
+    /// Lets every `begin` wait until [`release_begin`](MemorySink::release_begin).
+    pub fn hold_begin(&self) {
+        self.shared.begin_held.send_replace(true);
+    }
+
+    /// Ends [`hold_begin`](MemorySink::hold_begin).
+    pub fn release_begin(&self) {
+        self.shared.begin_held.send_replace(false);
+    }
+
+    /// The positions that `begin` was called with, failures included.
+    pub fn begins(&self) -> Vec<Position> {
+        self.state().begins.clone()
     }
 
     /// Every `ping` fails from now on, or works again.
@@ -213,12 +262,16 @@ impl MemorySink {
         let write = state.writes.len();
         state.writes.push(events.iter().map(Event::id).collect());
         let mut written = Written::default();
+        let torn = self.whole.then(|| first_of_transaction(events, &verdict)).flatten();
         for (index, event) in events.iter().enumerate() {
+            let judged = || verdict(index, event).map(|kind| Error::new(kind, "the test asked for this error"));
             let behind = written.failed.iter().any(|f| blocks(&events[f.index], event));
-            let error = if behind {
+            let error = if torn.is_some_and(|first| index >= first) {
+                judged().or_else(|| Some(Error::transient("another event of the transaction, or before it, failed")))
+            } else if behind {
                 Some(Error::transient("an earlier event of the same key failed"))
             } else {
-                verdict(index, event).map(|kind| Error::new(kind, "the test asked for this error"))
+                judged()
             };
             match error {
                 Some(error) => written.failed.push(Failed { index, error }),
@@ -235,6 +288,13 @@ impl MemorySink {
         self.shared.delivered.send_replace(state.deliveries.len());
         written
     }
+}
+
+/// Where the transaction begins of which an event fails first.
+fn first_of_transaction(events: &[Event], verdict: impl Fn(usize, &Event) -> Option<ErrorKind>) -> Option<usize> {
+    let failed = events.iter().enumerate().position(|(index, event)| verdict(index, event).is_some())?;
+    let same = |event: &&Event| event.txn.is_some() && event.time == events[failed].time;
+    Some(failed - events[..failed].iter().rev().take_while(same).count())
 }
 
 /// Whether the failure of `first` means that `second`, which comes later in the same call, fails too.
@@ -271,6 +331,27 @@ impl Sink for MemorySink {
 
     fn max_batch(&self) -> Option<usize> {
         self.max_batch
+    }
+
+    fn interest(&self) -> Interest {
+        self.interest.clone()
+    }
+
+    fn whole_transactions(&self) -> bool {
+        self.whole
+    }
+
+    async fn begin(&self, from: &Position) -> Result<()> {
+        let error = {
+            let mut state = self.state();
+            state.begins.push(from.clone());
+            state.begin_errors.pop_front()
+        };
+        if let Some(kind) = error {
+            return Err(Error::new(kind, "the test asked for this error"));
+        }
+        let _ = self.shared.begin_held.subscribe().wait_for(|held| !held).await;
+        Ok(())
     }
 
     async fn open(&self) -> Result<()> {

@@ -31,6 +31,7 @@ struct State {
     opens: usize,
     closes: usize,
     committed: Vec<Position>,
+    interests: Vec<Interest>,
     transactions: i64,
 }
 
@@ -145,6 +146,11 @@ impl MemoryLog {
     /// How often a source of this log was closed.
     pub fn closes(&self) -> usize {
         self.state().closes
+    }
+
+    /// What each `open` was asked for, in order.
+    pub fn interests(&self) -> Vec<Interest> {
+        self.state().interests.clone()
     }
 
     /// The positions given to `committed`, in order.
@@ -294,8 +300,9 @@ impl MemorySource {
 
 #[async_trait]
 impl Source for MemorySource {
-    async fn open(&mut self, from: StartAt<'_>, _: &Interest) -> Result<Position> {
+    async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         let mut state = self.log.state();
+        state.interests.push(interest.clone());
         (self.at, self.sent) = (None, 0);
         state.opens += 1;
         if let Some(kind) = state.open_errors.pop_front() {

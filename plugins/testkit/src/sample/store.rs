@@ -1,6 +1,9 @@
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use oplogue_api::{Checkpoint, CheckpointStore, Error, Finding, Position, Result, Saved, async_trait};
@@ -10,6 +13,7 @@ use oplogue_api::{Checkpoint, CheckpointStore, Error, Finding, Position, Result,
 pub struct MemoryStore {
     stored: Arc<Mutex<HashMap<String, Checkpoint>>>,
     saves: Arc<Mutex<Vec<(String, Checkpoint)>>>,
+    holding: Arc<AtomicBool>,
     shared: bool,
 }
 
@@ -22,6 +26,11 @@ impl MemoryStore {
     /// A store that several instances of a route share: it keeps the furthest position.
     pub fn shared() -> MemoryStore {
         MemoryStore { shared: true, ..MemoryStore::default() }
+    }
+
+    /// From now on no later position is worth a write ([`Saved::Held`]), or each is again.
+    pub fn hold(&self, holding: bool) {
+        self.holding.store(holding, SeqCst);
     }
 
     /// What is stored for a route.
@@ -58,6 +67,9 @@ impl CheckpointStore for MemoryStore {
             None if checkpoint.generation != 1 => {
                 return Err(Error::operator("the checkpoint is gone, although one was saved before")
                     .hint("restart the route, or set its position"));
+            }
+            Some(current) if self.holding.load(SeqCst) && current.position != checkpoint.position => {
+                return Ok(Saved::Held);
             }
             _ => {}
         }

@@ -3,6 +3,7 @@ mod commands;
 mod entries;
 mod generate;
 mod properties;
+mod replicated;
 mod transactions;
 
 use bson::{Document, RawDocumentBuf, Timestamp, doc};

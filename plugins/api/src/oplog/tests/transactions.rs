@@ -5,16 +5,16 @@ use bson::{Bson, Document, doc};
 use super::{Seen, at, entry, raw, to_doc};
 use crate::{Doc, ErrorKind};
 
-fn insert(id: i32) -> Document {
+pub(super) fn insert(id: i32) -> Document {
     doc! {"op": "i", "ns": "a.b", "o": {"_id": id}, "o2": {"_id": id}}
 }
 
-fn line(index: u32, id: i32) -> String {
+pub(super) fn line(index: u32, id: i32) -> String {
     format!("{index} insert a.b {{_id: {id}}} after {{_id: {id}}}")
 }
 
 /// An entry of a session: `previous` is 0 for the first of a chain.
-fn of_session(n: u32, session: i32, previous: u32, o: Document) -> Doc {
+pub(super) fn of_session(n: u32, session: i32, previous: u32, o: Document) -> Doc {
     let previous = match previous {
         0 => doc! {"ts": bson::Timestamp { time: 0, increment: 0 }, "t": -1_i64},
         n => doc! {"ts": at(n), "t": 4_i64},
@@ -25,7 +25,7 @@ fn of_session(n: u32, session: i32, previous: u32, o: Document) -> Doc {
     )
 }
 
-fn operations(ids: &[i32]) -> Vec<Bson> {
+pub(super) fn operations(ids: &[i32]) -> Vec<Bson> {
     ids.iter().map(|id| Bson::Document(insert(*id))).collect()
 }
 

@@ -108,7 +108,7 @@ proptest! {
         }
         fs::write(&path, &bytes).unwrap();
         let settings = Settings { path, include_system: false, batch_size };
-        let Ok(mut replay) = replay::Replay::open(&settings, &From::Begin) else { return Ok(()) };
+        let Ok(mut replay) = replay::Replay::open(&settings, &From::Begin, oplogue_api::Replicated::AsWrites) else { return Ok(()) };
         let (mut entries, mut seen) = (0, Vec::new());
         while let Ok(Some(batch)) = replay.next() {
             entries += 1;
