@@ -16,6 +16,7 @@ mod state;
 mod statements;
 mod store;
 mod subjects;
+mod tools;
 mod txn;
 
 use std::sync::Arc;
@@ -29,4 +30,5 @@ pub(crate) fn register(r: &mut Registry) {
         options::FIELDS,
         |context, options| Ok(Arc::new(sink::Mmm::new(context, options)?)),
     );
+    tools::register(r);
 }

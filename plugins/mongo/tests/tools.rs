@@ -1,0 +1,6 @@
+//! `oplogue conflicts` and `oplogue verify` on real deployments.
+
+#[path = "tools/conflicts.rs"]
+mod conflicts;
+#[path = "tools/pair.rs"]
+mod pair;
