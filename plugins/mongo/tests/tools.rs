@@ -4,3 +4,5 @@
 mod conflicts;
 #[path = "tools/pair.rs"]
 mod pair;
+#[path = "tools/verify.rs"]
+mod verify;

@@ -52,6 +52,16 @@ impl Pair {
         format!("{}->{}", self.nodes[from], self.nodes[1 - from])
     }
 
+    /// The priority is that node alone.
+    pub fn prefer(&mut self, node: usize) {
+        self.more = format!("priority = [{:?}]", self.nodes[node]);
+    }
+
+    /// Both nodes are one deployment.
+    pub fn merge(&mut self) {
+        self.uris[1] = self.uris[0].clone();
+    }
+
     pub fn conflicts(&self) -> Collection<Document> {
         self.cloud.database("__mmm").collection("conflicts")
     }

@@ -3,9 +3,33 @@
 use bson::{Bson, DateTime};
 use oplogue_api::{Error, Period, Result};
 
-/// A value as relaxed Extended JSON.
+/// A value as relaxed Extended JSON, fields in their order: it is a part of what a document is.
 pub(super) fn json(value: &Bson) -> String {
-    value.clone().into_relaxed_extjson().to_string()
+    let mut out = String::new();
+    write_json(&mut out, value);
+    out
+}
+
+fn write_json(out: &mut String, value: &Bson) {
+    match value {
+        Bson::Document(document) => {
+            for (index, (name, value)) in document.iter().enumerate() {
+                out.push(if index == 0 { '{' } else { ',' });
+                write_json(out, &Bson::String(name.clone()));
+                out.push(':');
+                write_json(out, value);
+            }
+            out.push_str(if document.is_empty() { "{}" } else { "}" });
+        }
+        Bson::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                out.push(if index == 0 { '[' } else { ',' });
+                write_json(out, value);
+            }
+            out.push_str(if values.is_empty() { "[]" } else { "]" });
+        }
+        other => out.push_str(&other.clone().into_relaxed_extjson().to_string()),
+    }
 }
 
 /// The time of `--since`: a period back from now, or a moment.
@@ -60,6 +84,13 @@ mod tests {
             assert_eq!(since(wrong).unwrap_err().field(), Some("since"), "{wrong}");
         }
         assert_eq!(period("older-than", "x").unwrap_err().field(), Some("older-than"));
+    }
+
+    #[test]
+    fn fields_keep_their_order() {
+        let value = bson::doc! {"b": [1, {"z": 1i64, "a": true}], "a\"": {}, "l": [], "d": DateTime::from_millis(0)};
+        let expected = r#"{"b":[1,{"z":1,"a":true}],"a\"":{},"l":[],"d":{"$date":"1970-01-01T00:00:00Z"}}"#;
+        assert_eq!(json(&Bson::Document(value)), expected);
     }
 
     #[test]
