@@ -5,6 +5,7 @@
 mod check;
 mod completions;
 mod file;
+mod mmm;
 mod oplogtoredis;
 mod output;
 mod plugins;
@@ -19,7 +20,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use oplogue_api::Registry;
 
 /// Done.
@@ -84,12 +85,9 @@ enum Command {
     /// Shows, sets or removes the checkpoints of routes
     #[command(subcommand)]
     Position(position::Position),
-    /// Prints the configuration that the environment of another program comes to
-    Import {
-        /// The program
-        #[arg(value_enum)]
-        program: Program,
-    },
+    /// Prints the configuration that that of another program comes to
+    #[command(subcommand)]
+    Import(Program),
     /// Runs in the place of oplogtoredis, configured by its variables OTR_*; a link to this program by that name does too
     Oplogtoredis,
     /// Prints a script with which a shell completes arguments
@@ -103,10 +101,12 @@ enum Command {
 }
 
 /// Whose configuration can be read.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Subcommand)]
 enum Program {
-    /// Its variables OTR_*
+    /// That of oplogtoredis: its variables OTR_*
     Oplogtoredis,
+    /// That of MongoMultiMaster: mmm.yml, and the links that it keeps at its servers
+    Mmm(mmm::Mmm),
 }
 
 /// Whether the program was called by the name of the one it stands in for.
@@ -139,7 +139,8 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Tap(tap) => tap.run(&registry),
         Command::Position(position) => position.run(&registry),
         Command::Completions { shell } => completions::completions(shell, command),
-        Command::Import { program: Program::Oplogtoredis } => oplogtoredis::import(),
+        Command::Import(Program::Oplogtoredis) => oplogtoredis::import(),
+        Command::Import(Program::Mmm(mmm)) => mmm.import(),
         Command::Oplogtoredis => oplogtoredis::run(&registry),
         Command::Help => output::answer(&command.clone().render_help().to_string()),
     };
