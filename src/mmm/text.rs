@@ -14,7 +14,7 @@ pub(super) fn render(servers: &[Server], pairs: Option<&Vec<Pair>>) -> Imported 
          # with the changes from now on, whatever MongoMultiMaster had not copied yet: stop that, compare both ends with\n\
          # `oplogue verify FILE`, and let `oplogue verify FILE --repair` make them equal.\n",
     );
-    let secrets: Vec<_> = servers.iter().map(|server| uri(server)).collect();
+    let secrets: Vec<_> = servers.iter().map(uri).collect();
     for (_, remark) in &secrets {
         if let Some(remark) = remark {
             let _ = writeln!(out, "#\n# {remark}");

@@ -299,3 +299,17 @@ async fn arguments_and_ends_that_make_no_sense_are_refused() {
     let e = same.run("verify", "", &[], false).await.result.unwrap_err();
     assert!(e.to_string().contains("are the same deployment") && e.get_hint().is_some(), "{e}");
 }
+
+/// Why the documents travel: what the server can hash with does not tell types apart.
+#[tokio::test]
+async fn a_hash_by_the_server_takes_equal_numbers_for_the_same() {
+    let pair = Pair::new("").await;
+    let coll = pair.at(0, "c");
+    coll.insert_many([doc! {"_id": 1, "a": {"n": 1}}, doc! {"_id": 2, "a": {"n": 1.0}}]).await.unwrap();
+    let mut cursor = coll.aggregate([doc! {"$project": {"hash": {"$toHashedIndexKey": "$a"}}}]).await.unwrap();
+    let mut hashes = Vec::new();
+    while cursor.advance().await.unwrap() {
+        hashes.push(cursor.deserialize_current().unwrap().get_i64("hash").unwrap());
+    }
+    assert_eq!(hashes[0], hashes[1]);
+}
