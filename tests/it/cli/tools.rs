@@ -45,7 +45,7 @@ to = "to-cloud"
 
     let record = doc! {
         "_id": ObjectId::new(), "at": DateTime::now(), "link": format!("factory-{db}->cloud-{db}"), "ns": format!("{db}.c"),
-        "key": 2, "kind": "unique", "winner": null(), "status": "parked", "local": {}, "remote": {"doc": {"_id": 2}},
+        "key": 2, "kind": "unique", "winner": null, "status": "parked", "local": {}, "remote": {"doc": {"_id": 2}},
     };
     let conflicts = cloud.client().await.database("__mmm").collection::<Document>("conflicts");
     conflicts.insert_one(&record).await.unwrap();
@@ -59,10 +59,6 @@ to = "to-cloud"
         assert_eq!(done.stdout, "", "{wrong:?}");
     }
     file.run(&["conflicts"], &[]).await.expect(2);
-}
-
-fn null() -> mongodb::bson::Bson {
-    mongodb::bson::Bson::Null
 }
 
 #[tokio::test]
