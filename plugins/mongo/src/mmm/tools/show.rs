@@ -58,8 +58,9 @@ fn differences(local: &Document, remote: &Document) -> String {
     let names = local.keys().chain(remote.keys().filter(|name| !local.contains_key(name.as_str())));
     for name in names {
         let (here, there) = (local.get(name), remote.get(name));
-        if here != there {
-            let said = |value: Option<&Bson>| value.map_or_else(|| "absent".to_owned(), text::json);
+        let said = |value: Option<&Bson>| value.map_or_else(|| "absent".to_owned(), text::json);
+        // Equal documents may have their fields in another order.
+        if here != there || said(here) != said(there) {
             let _ = writeln!(out, "  {name}\n    local   {}\n    remote  {}", said(here), said(there));
         }
     }
@@ -85,6 +86,8 @@ mod tests {
             "  a\n    local   1\n    remote  1.0\n  b\n    local   {\"x\":1}\n    remote  absent\n  c\n    local   absent\n    remote  true\n"
         );
         assert_eq!(differences(&doc! {"a": 1, "b": 2}, &doc! {"b": 2, "a": 1}), "  the order of the fields\n");
+        let nested = differences(&doc! {"a": {"x": 1, "y": 2}}, &doc! {"a": {"y": 2, "x": 1}});
+        assert!(nested.starts_with("  a\n"), "{nested}");
         assert_eq!(differences(&doc! {"a": 1}, &doc! {"a": 1}), "  none\n");
     }
 }

@@ -87,7 +87,8 @@ pub(super) async fn compare(
     Ok(all)
 }
 
-type Indexes = BTreeMap<String, Document>;
+/// By name, as bytes: two `Document`s are equal whatever the order of their fields, two indexes are not.
+type Indexes = BTreeMap<String, Vec<u8>>;
 
 fn index_deviations(ours: &Indexes, theirs: &Indexes) -> Vec<Deviation> {
     let mut all = Vec::new();
@@ -111,14 +112,15 @@ async fn indexes(client: &Client, ns: &Namespace) -> Result<Indexes> {
 }
 
 /// An index without what servers of different versions say differently of the same one.
-fn normal(mut index: Document) -> (String, Document) {
+fn normal(mut index: Document) -> (String, Vec<u8>) {
     for field in ["ns", "v", "background"] {
         index.remove(field);
     }
     // The order of the options says nothing, that of the keys does.
     let sorted: BTreeMap<String, Bson> = index.into_iter().collect();
     let name = sorted.get("name").and_then(Bson::as_str).unwrap_or_default().to_owned();
-    (name, sorted.into_iter().collect())
+    let sorted: Document = sorted.into_iter().collect();
+    (name, bson::serialize_to_vec(&sorted).unwrap_or_default())
 }
 
 #[cfg(test)]
