@@ -17,6 +17,7 @@ mod namespace;
 pub mod oplog;
 mod plugin;
 mod registry;
+mod tool;
 mod units;
 
 pub use change::{Change, Path, PathPart, Update};
@@ -31,6 +32,9 @@ pub use plugin::{
 };
 pub use registry::{Context, Field, FieldType, Options, Origin, Plugin, Registry, StoreBuild};
 pub use registry::{SinkBuild, SourceBuild, TransformBuild};
+pub use tool::{
+    Action, Argument, ArgumentKind, Outcome, RunTool, Tool, ToolArguments, ToolContext, ToolNode, ToolRoute,
+};
 pub use units::{ByteSize, Period};
 
 pub use async_trait::async_trait;

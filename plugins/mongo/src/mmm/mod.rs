@@ -22,6 +22,7 @@ mod state;
 mod statements;
 mod store;
 mod subjects;
+mod tools;
 mod txn;
 mod verdict;
 mod window;
@@ -37,4 +38,5 @@ pub(crate) fn register(r: &mut Registry) {
         options::FIELDS,
         |context, options| Ok(Arc::new(sink::Mmm::new(context, options)?)),
     );
+    tools::register(r);
 }
