@@ -24,7 +24,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     Field::new(
         "conflicts",
-        FieldType::OneOf(&["last-write", "priority", "merge", "stop", "origin"]),
+        FieldType::OneOf(&["last-write", "priority", "stop", "origin"]),
         "Which of two concurrent writes of a document stays",
     )
     .default("\"last-write\""),
@@ -82,7 +82,6 @@ pub(super) enum Conflicts {
     #[default]
     LastWrite,
     Priority,
-    Merge,
     Stop,
     Origin,
 }

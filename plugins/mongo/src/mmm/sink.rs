@@ -197,6 +197,7 @@ impl Mmm {
             let known = state.beaten.entry(hash).or_insert(upto);
             *known = upto.max(*known);
         }
+        window.ours = self.peer.ddl_times(log.since).await?;
         window.pull(self.peer.client().await?).await?;
         state.window = Some(window);
         Ok(())
@@ -423,6 +424,10 @@ impl Sink for Mmm {
             }
             if let Some(event) = events.get(end) {
                 self.barrier(event).await?;
+                let since = state.marker()?.log.since;
+                if let Some(window) = &mut state.window {
+                    window.ours = self.peer.ddl_times(since).await?;
+                }
                 written.ignored += 1;
             }
             start = end + 1;

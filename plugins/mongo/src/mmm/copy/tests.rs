@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc, oid::ObjectId, rawdoc};
 use futures_util::TryStreamExt;
 use mongodb::{Client, options::ClientOptions};
-use oplogue_api::{Namespace, Position};
+use oplogue_api::{EventId, Namespace, Position};
 use oplogue_testkit::{
     servers::{self, Mongo, MongoOptions},
     unique,
@@ -77,8 +77,12 @@ impl Pair {
                 seq: 0,
                 origin: self.link.node.clone(),
                 position: Position { token: rawdoc! {"ts": time}.into(), time },
+                done: EventId { time, index: u32::MAX },
                 clock: i64::from(time.time) * 1000,
+                session: None,
                 seen: vec![],
+                saw: vec![],
+                writes: vec![],
                 log: LogState { clock: 0, since: zero, since_clock: 0 },
             },
             mode,

@@ -8,7 +8,7 @@ use oplogue_api::{Error, Namespace, Result};
 
 use super::super::{
     origin::raw,
-    txn::{Failure, Transaction},
+    txn::{Failure, Session, Transaction},
 };
 
 /// How often a transaction that somebody else was in the way of is tried again.
@@ -95,7 +95,8 @@ impl From<Error> for Attempt {
 }
 
 async fn attempt(client: &Client, steps: &[Step]) -> Result<(), Attempt> {
-    let mut txn = Transaction::begin(client).await?;
+    let session = Session::default();
+    let mut txn = Transaction::begin(client, &session).await?;
     for step in steps {
         if let Err(e) = take(&mut txn, step).await {
             txn.abort().await;
@@ -105,7 +106,7 @@ async fn attempt(client: &Client, steps: &[Step]) -> Result<(), Attempt> {
     Ok(txn.commit().await?)
 }
 
-async fn take(txn: &mut Transaction, step: &Step) -> Result<(), Attempt> {
+async fn take(txn: &mut Transaction<'_>, step: &Step) -> Result<(), Attempt> {
     let (ns, command, exactly) = match step {
         Step::Expect { ns, id, document } => {
             let found = txn.documents(ns.db(), ns.coll(), bson::doc! {"_id": {"$eq": id}}).await?;

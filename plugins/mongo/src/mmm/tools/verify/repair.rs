@@ -165,10 +165,21 @@ async fn marker(pair: &Pair, winner: usize) -> Result<Marker> {
         position: Position { token: Doc::from(RawDocumentBuf::new()), time: zero },
         done: EventId { time: zero, index: 0 },
         clock: 0,
+        session: None,
         seen: Vec::new(),
+        saw: Vec::new(),
+        writes: Vec::new(),
         log: LogState { clock: 0, since: zero, since_clock: 0 },
     });
-    Ok(Marker { lane: LANE, route: "verify --repair".into(), generation: 1, seq, origin: link.node.clone(), ..own })
+    Ok(Marker {
+        writes: Vec::new(),
+        lane: LANE,
+        route: "verify --repair".into(),
+        generation: 1,
+        seq,
+        origin: link.node.clone(),
+        ..own
+    })
 }
 
 async fn record(
