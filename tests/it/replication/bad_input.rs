@@ -5,10 +5,16 @@ use oplogue_testkit::servers::{Credentials, Mongo, MongoOptions};
 
 use super::mesh::{End, Mesh, ends, shared, text};
 
-/// Starts it, and waits until it says this in its log.
+/// Waits until the only route has ended, and the process with it, and looks for a text in what it logged.
+fn ends_with(mesh: &mut Mesh, text: &str) {
+    let status = mesh.router.wait_exit();
+    assert_eq!(status.code(), Some(1));
+    assert!(mesh.router.log().contains(text), "{text}");
+}
+
 fn says(mesh: &mut Mesh, text: &str) {
     mesh.router.spawn();
-    mesh.router.wait(text, |o| o.log().contains(text));
+    ends_with(mesh, text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,7 +46,7 @@ async fn a_marker_that_is_dropped_while_it_runs() {
     let (markers, id) = mesh.marker(0, 1);
     markers.delete_one(doc! {"_id": &id}).await.unwrap();
     mesh.coll(0, "c").insert_one(doc! {"_id": 2}).await.unwrap();
-    mesh.router.wait("told", |o| o.log().contains("is gone from the peer"));
+    ends_with(&mut mesh, "is gone from the peer");
     assert_eq!(mesh.coll(1, "c").count_documents(doc! {}).await.unwrap(), 1);
     assert_eq!(markers.count_documents(doc! {"_id": &id}).await.unwrap(), 0, "it is not made anew");
 }
@@ -56,12 +62,12 @@ async fn a_marker_that_is_edited() {
     markers.update_one(doc! {"_id": &id}, doc! {"$unset": {"position": ""}}).await.unwrap();
     markers.update_one(doc! {"_id": &id}, doc! {"$set": {"seq": 1}}).await.unwrap();
     mesh.coll(0, "c").insert_one(doc! {"_id": 2}).await.unwrap();
-    mesh.router.wait("told", |o| o.log().contains("has an unknown shape"));
-    mesh.router.kill();
+    ends_with(&mut mesh, "has an unknown shape");
     // While it is stopped.
     let before = mesh.router.log().len();
     mesh.router.spawn();
-    mesh.router.wait("told", |o| o.log()[before..].contains("has an unknown shape"));
+    mesh.router.wait_exit();
+    assert!(mesh.router.log()[before..].contains("has an unknown shape"));
     assert_eq!(mesh.coll(1, "c").count_documents(doc! {}).await.unwrap(), 1);
 }
 
@@ -74,8 +80,7 @@ async fn a_user_that_may_not_write() {
     let mut both = ends(2, "mongo-oplog").await;
     both[1].uri = guarded.uri_of(Some(&reader));
     let mut mesh = Mesh::new(both, &[(0, 1)], "");
-    mesh.router.spawn();
-    mesh.router.wait("told", |o| o.log().contains("not authorized") || o.log().contains("may not"));
+    says(&mut mesh, "the user lacks a privilege");
     assert!(!mesh.router.log().contains("secret of"));
     // With what the documentation asks for it works.
     let writer = Credentials::new("writer", "secret of the writer");

@@ -1,6 +1,6 @@
 //! Deployments that are replicated into each other by the real binary, and how to tell that they are equal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::TryStreamExt;
 use mongodb::{
@@ -75,6 +75,14 @@ pub struct Ops {
     pub deletes: usize,
 }
 
+/// An operation, and the entry of the log that it is in.
+pub struct Logged {
+    pub entry: Document,
+    pub op: Document,
+    /// Whether it is in a transaction of a replicator.
+    pub is_applied: bool,
+}
+
 pub struct Mesh {
     pub db: String,
     pub ends: Vec<End>,
@@ -144,6 +152,9 @@ impl Mesh {
         self.sentinels += 1;
         let id = |end: &End| format!("{} {}", end.name, self.sentinels);
         for (n, end) in self.ends.iter().enumerate() {
+            if self.links.iter().all(|(from, _)| *from != n) {
+                continue;
+            }
             self.coll(n, "sentinel").insert_one(doc! {"_id": id(end)}).await.expect("a sentinel");
         }
         for (from, to) in &self.links {
@@ -175,12 +186,14 @@ impl Mesh {
         self.assert_equal(why).await;
     }
 
-    /// The writes in the log of an end since the test began, whoever made them; sentinels do not count.
-    pub async fn ops(&self, end: usize) -> Ops {
-        let mut ops = Ops::default();
+    /// The writes in the log of an end since the test began, without sentinels: those of its own clients, and those that were
+    /// applied.
+    pub async fn ops(&self, end: usize) -> [Ops; 2] {
+        let mut both = [Ops::default(); 2];
         let sentinel = format!("{}.sentinel", self.db);
-        for (_, op) in self.log(end).await {
-            if text(&op, "ns") != &sentinel {
+        for Logged { op, is_applied, .. } in self.log(end).await {
+            let ops = &mut both[usize::from(is_applied)];
+            if text(&op, "ns") != sentinel {
                 match text(&op, "op") {
                     "i" => ops.inserts += 1,
                     "u" => ops.updates += 1,
@@ -189,32 +202,59 @@ impl Mesh {
                 }
             }
         }
-        ops
+        both
     }
 
-    /// The operations on the database of the test in the log of an end, with the entry that each one is in.
-    pub async fn log(&self, end: usize) -> Vec<(Document, Document)> {
+    /// No echo, and nothing is applied twice: at no end is more applied than was written by the clients of the others. Less may
+    /// be, where several changes of a document became one.
+    pub async fn assert_once(&self, why: &str) {
+        let mut all = Vec::new();
+        for end in 0..self.ends.len() {
+            all.push(self.ops(end).await);
+        }
+        for (to, [_, applied]) in all.iter().enumerate() {
+            let mut written = Ops::default();
+            for (from, _) in self.links.iter().filter(|link| link.1 == to) {
+                let [own, _] = all[*from];
+                written.inserts += own.inserts;
+                written.updates += own.updates;
+                written.deletes += own.deletes;
+            }
+            let is_less = applied.inserts <= written.inserts && applied.deletes <= written.deletes;
+            let is_fair = applied.inserts + written.deletes == written.inserts + applied.deletes;
+            let most = written.updates + written.deletes.min(written.inserts);
+            assert!(is_less && is_fair && applied.updates <= most, "end {to}: {applied:?} of {written:?}, {why}");
+        }
+    }
+
+    /// The operations on the database of the test in the log of an end.
+    pub async fn log(&self, end: usize) -> Vec<Logged> {
         let end = &self.ends[end];
         let log = end.client.database("local").collection::<Document>("oplog.rs");
         let prefix = format!("{}.", self.db);
         let ns = doc! {"$regex": format!("^{prefix}")};
         let filter = doc! {
             "ts": {"$gt": end.since},
-            "$or": [{"ns": ns.clone()}, {"o.applyOps.ns": ns}],
+            "$or": [{"ns": ns.clone()}, {"o.applyOps.ns": ns}, {"o.applyOps.0.ns": "__mmm.markers"}],
         };
         let entries: Vec<Document> =
             log.find(filter).await.expect("the oplog").try_collect().await.expect("the oplog");
         let mut all = Vec::new();
+        // A transaction of more than one entry has its marker in the first.
+        let mut marked: HashSet<String> = HashSet::new();
         for entry in entries {
-            match entry.get_document("o").and_then(|o| o.get_array("applyOps")) {
-                Ok(inner) => {
-                    for op in inner.iter().filter_map(Bson::as_document) {
-                        if op.get_str("ns").is_ok_and(|ns| ns.starts_with(&prefix)) {
-                            all.push((entry.clone(), op.clone()));
-                        }
-                    }
-                }
-                Err(_) => all.push((entry.clone(), entry)),
+            let Ok(inner) = entry.get_document("o").and_then(|o| o.get_array("applyOps")) else {
+                all.push(Logged { op: entry.clone(), entry, is_applied: false });
+                continue;
+            };
+            let whole = format!("{:?} {:?}", entry.get("lsid"), entry.get("txnNumber"));
+            let first = inner.first().and_then(Bson::as_document);
+            if first.is_some_and(|op| text(op, "ns") == "__mmm.markers") {
+                marked.insert(whole.clone());
+            }
+            for op in inner.iter().filter_map(Bson::as_document).filter(|op| text(op, "ns").starts_with(&prefix)) {
+                let is_applied = marked.contains(&whole);
+                all.push(Logged { entry: entry.clone(), op: op.clone(), is_applied });
             }
         }
         all
