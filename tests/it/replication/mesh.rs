@@ -177,7 +177,24 @@ impl Mesh {
             for key in different.iter().take(5) {
                 eprintln!("{key}:\n  {}\n  {}", shown(first.get(*key)), shown(other.get(*key)));
             }
+            if !different.is_empty() {
+                self.show_conflicts().await;
+            }
             assert!(different.is_empty(), "{} differences at {}, {why}", different.len(), end.name);
+        }
+    }
+
+    async fn show_conflicts(&self) {
+        for (n, end) in self.ends.iter().enumerate() {
+            for mut record in self.conflicts(n).await {
+                for side in ["local", "remote"] {
+                    if let Ok(side) = record.get_document_mut(side) {
+                        side.remove("doc");
+                        side.remove("change");
+                    }
+                }
+                eprintln!("at {}: {record}", end.name);
+            }
         }
     }
 
