@@ -1,6 +1,7 @@
 //! The source `mongo-oplog`: tails `local.oplog.rs` of one replica set.
 
 mod ahead;
+mod echoes;
 mod findings;
 mod gathering;
 mod globs;
