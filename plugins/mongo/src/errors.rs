@@ -19,6 +19,8 @@ pub(crate) enum Phase {
     Lookup,
     /// Reading or writing a checkpoint.
     Store,
+    /// Applying changes at a peer.
+    Apply,
 }
 
 impl Phase {
@@ -30,6 +32,7 @@ impl Phase {
             Phase::Read => "while reading",
             Phase::Lookup => "while looking up full documents",
             Phase::Store => "at the checkpoint store",
+            Phase::Apply => "while applying changes",
         }
     }
 }
@@ -123,6 +126,8 @@ fn meaning(code: i32, e: &MongoError, phase: Phase) -> Option<Error> {
             Error::position_lost(what("the server does not accept the stored resume token"))
                 .hint("the checkpoint is damaged or comes from another server; reset the position and resync")
         }
+        13 if phase == Phase::Apply => Error::operator(what("the user lacks a privilege"))
+            .hint("grant the user `readWrite` on what is replicated and on the database `__mmm` (role `readWriteAnyDatabase`), `dbAdmin` for DDL, and `read` on `local`"),
         13 => Error::operator(what("the user lacks a privilege"))
             .hint("grant the user `find` and `changeStream` on what is read (role `read` on the databases, `readAnyDatabase` for the deployment), `read` on `local` for the oplog, `readWrite` on the checkpoint database"),
         18 | 11 | 8000 => authentication(),
@@ -150,6 +155,12 @@ fn meaning(code: i32, e: &MongoError, phase: Phase) -> Option<Error> {
                 .hint(HISTORY_GONE)
         }
         40674 => Error::bug(what("contradicting resume options")),
+        // A command that the sink has made: nothing in the configuration mends it.
+        2 | 9 | 14 | 40 | 59 | 72 | 73 if phase == Phase::Apply => Error::bug(what("the server does not understand a command")),
+        20 | 263 if phase == Phase::Apply => Error::operator(what("the peer does not take transactions here"))
+            .hint("the peer must be a replica set or a sharded cluster, and capped and time-series collections cannot be replicated both ways"),
+        // No space left, and a server that a person has made read-only.
+        14031 | 13297 => Error::transient(what("the peer cannot take writes now")),
         2 | 9 | 14 | 20 | 40 | 59 | 72 | 73 | 115 | 40324 | 40415 | 40575 | 7182802 => {
             Error::operator(what("the server does not accept an option of this source"))
                 .hint("the server may be too old for an option; compare the configuration with the server version")

@@ -7,6 +7,7 @@ mod change_stream;
 mod check;
 mod client;
 mod errors;
+mod globs;
 mod identity;
 mod mmm;
 mod oplog;
@@ -18,6 +19,7 @@ use oplogue_api::Registry;
 /// Enters the plugins of this crate.
 pub fn register(r: &mut Registry) {
     change_stream::register(r);
+    mmm::register(r);
     oplog::register(r);
     store::register(r);
 }

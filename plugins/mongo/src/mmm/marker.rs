@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! { _id: "factory->cloud", node: "factory", peer: "cloud", lane: 0, route: "…", generation: 3, seq: 4711,
-//!   origin: "factory", position: { token: BinData, time: Timestamp }, clock: 1764049191000,
-//!   seen: { cloud: Timestamp, … }, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
+//!   origin: "factory", position: { token: BinData, time: Timestamp }, done: { time: Timestamp, index: 0 }, clock: 1764049191000,
+//!   saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
 //! ```
 //!
 //! It is always replaced whole, so that the entry in the log of `peer` (and the event of a change stream) shows all of it;
 //! `seq` makes each one differ, or the server would leave it out of the transaction.
 
 use bson::{Binary, Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
-use oplogue_api::{Doc, Position};
+use oplogue_api::{Doc, EventId, Position};
 
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,10 +44,17 @@ pub(crate) struct Marker {
     pub origin: String,
     /// How far the log of `node` is applied at `peer`, with this transaction.
     pub position: Position,
+    /// The last event that is applied: at `position`, or behind it where a batch took several transactions.
+    pub done: EventId,
     /// The greatest clock (milliseconds) of the writes of the transaction, and of all before.
     pub clock: i64,
     /// For each other node, how far its log was applied at `node` when `node` had come to `position`.
     pub seen: Vec<(String, Timestamp)>,
+    /// The same for the first event of the transaction: what all of its writes have seen, at least.
+    pub saw: Vec<(String, Timestamp)>,
+    /// For each document that the transaction writes: hash, time at the origin and clock of the last write, 8 bytes each, little
+    /// endian. Only where more than one link leads to the peer: the others look there what is concurrent with theirs.
+    pub writes: Vec<u8>,
     /// What the writer needs to go on.
     pub log: LogState,
 }
@@ -66,7 +73,10 @@ pub(crate) struct LogState {
 impl Marker {
     pub fn encode(&self) -> Document {
         let token = Binary { subtype: BinarySubtype::Generic, bytes: self.position.token.bytes().to_vec() };
-        let seen: Document = self.seen.iter().map(|(node, time)| (node.clone(), Bson::Timestamp(*time))).collect();
+        let times = |seen: &[(String, Timestamp)]| -> Document {
+            seen.iter().map(|(node, time)| (node.clone(), Bson::Timestamp(*time))).collect()
+        };
+        let writes = Binary { subtype: BinarySubtype::Generic, bytes: self.writes.clone() };
         doc! {
             "_id": self.link.marker_id(self.lane),
             "node": &self.link.node,
@@ -77,8 +87,11 @@ impl Marker {
             "seq": self.seq as i64,
             "origin": &self.origin,
             "position": {"token": token, "time": self.position.time},
+            "done": {"time": self.done.time, "index": i64::from(self.done.index)},
             "clock": self.clock,
-            "seen": seen,
+            "saw": times(&self.saw),
+            "seen": times(&self.seen),
+            "writes": writes,
             "log": {"clock": self.log.clock, "since": self.log.since, "since_clock": self.log.since_clock},
             "applied": DateTime::now(),
         }
@@ -89,8 +102,12 @@ impl Marker {
         let text = |name: &str| stored.get_str(name).ok().map(str::to_owned);
         let position = stored.get_document("position").ok()?;
         let token = Doc::new(position.get_binary_generic("token").ok()?.clone().into()).ok()?;
+        let done = stored.get_document("done").ok()?;
         let log = stored.get_document("log").ok()?;
-        let seen = stored.get_document("seen").ok()?;
+        let times = |name: &str| -> Option<Vec<(String, Timestamp)>> {
+            let times = stored.get_document(name).ok()?;
+            times.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect()
+        };
         let marker = Marker {
             link: Link { node: text("node")?, peer: text("peer")? },
             lane: u32::try_from(integer(stored.get("lane")?)?).ok()?,
@@ -99,8 +116,14 @@ impl Marker {
             seq: u64::try_from(integer(stored.get("seq")?)?).ok()?,
             origin: text("origin")?,
             position: Position { token, time: position.get_timestamp("time").ok()? },
+            done: EventId {
+                time: done.get_timestamp("time").ok()?,
+                index: u32::try_from(integer(done.get("index")?)?).ok()?,
+            },
             clock: integer(stored.get("clock")?)?,
-            seen: seen.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect::<Option<_>>()?,
+            seen: times("seen")?,
+            saw: times("saw")?,
+            writes: stored.get_binary_generic("writes").ok()?.clone(),
             log: LogState {
                 clock: integer(log.get("clock")?)?,
                 since: log.get_timestamp("since").ok()?,
@@ -137,8 +160,11 @@ mod tests {
             seq: 4,
             origin: "a".into(),
             position: Position { token: rawdoc! {"ts": time(7)}.into(), time: time(7) },
+            done: EventId { time: time(8), index: u32::MAX },
             clock: 9,
             seen: vec![("b".into(), time(5))],
+            saw: vec![("b".into(), time(4))],
+            writes: vec![1; 24],
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };
         let document = marker.encode();

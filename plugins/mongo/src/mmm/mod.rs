@@ -1,7 +1,38 @@
 //! `mongo-mmm`: replicates into another MongoDB deployment that takes writes too. See `docs/replication.md` and
 //! `docs/decisions/replication.md`.
 
-#![allow(dead_code)] // Until the sink is registered.
+mod apply;
+mod checks;
+mod chunk;
+mod document;
+pub(crate) mod marker;
+pub(crate) mod names;
+mod options;
+mod origin;
+mod rank;
+mod records;
+mod seen;
+mod shape;
+mod sight;
+mod sink;
+mod stamp;
+mod state;
+mod statements;
+mod store;
+mod subjects;
+mod txn;
+mod verdict;
+mod window;
 
-mod marker;
-mod names;
+use std::sync::Arc;
+
+use oplogue_api::Registry;
+
+pub(crate) fn register(r: &mut Registry) {
+    r.sink(
+        "mongo-mmm",
+        "Replicates into another MongoDB deployment that takes writes too",
+        options::FIELDS,
+        |context, options| Ok(Arc::new(sink::Mmm::new(context, options)?)),
+    );
+}

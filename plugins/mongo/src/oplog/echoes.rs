@@ -9,7 +9,7 @@ use oplogue_api::{Event, MARKERS};
 
 /// How much of the entries the server sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// All of each.
     #[default]
     Whole,
@@ -39,6 +39,11 @@ pub(super) struct Echoes {
 impl Echoes {
     pub fn new(can_cut: bool) -> Echoes {
         Echoes { can_cut, ..Echoes::default() }
+    }
+
+    /// How an entry by itself is read: that costs nothing.
+    pub fn one(&self) -> Form {
+        if self.can_cut { Form::Cut } else { Form::Whole }
     }
 
     /// An entry came, and these events of it.

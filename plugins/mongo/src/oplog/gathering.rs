@@ -13,7 +13,7 @@ use crate::errors::Phase;
 
 /// A transaction whose earlier entries are being looked up. Only their optimes are remembered, so no more than one of
 /// the entries is in memory beside the reply.
-pub(super) struct Gathering {
+pub(crate) struct Gathering {
     pub chain: Chain,
     /// The last entry.
     pub at: OpTime,
@@ -26,7 +26,7 @@ pub(super) struct Gathering {
 }
 
 /// What to deliver next.
-pub(super) enum Part {
+pub(crate) enum Part {
     /// An earlier entry.
     Entry(Doc),
     /// The last entry: all the others are delivered.
@@ -36,9 +36,8 @@ pub(super) enum Part {
 }
 
 impl Gathering {
-    pub fn new(chain: Chain, at: OpTime, can_cut: bool) -> Gathering {
+    pub fn new(chain: Chain, at: OpTime, first: Form) -> Gathering {
         let back = Some(chain.previous());
-        let first = if can_cut { Form::Cut } else { Form::Whole };
         Gathering { chain, at, back, found: Vec::new(), first }
     }
 

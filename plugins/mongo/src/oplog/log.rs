@@ -25,7 +25,7 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 /// What an entry must be before it is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum ReadConcern {
+pub(crate) enum ReadConcern {
     /// On a majority of the members: it cannot be rolled back.
     #[default]
     Majority,
@@ -49,7 +49,7 @@ impl ReadConcern {
 
 /// The oplog of one deployment.
 #[derive(Clone)]
-pub(super) struct Log {
+pub(crate) struct Log {
     db: Database,
     concern: ReadConcern,
 }
@@ -63,7 +63,7 @@ pub(super) enum EntryPart {
 }
 
 /// An end of the oplog.
-pub(super) struct End {
+pub(crate) struct End {
     pub at: OpTime,
     /// The entry with which a replica set begins: nothing was ever before it.
     pub is_genesis: bool,
@@ -75,7 +75,7 @@ impl Log {
     }
 
     /// A tailing cursor on the entries from `from` on. Its first reply comes at once. `None`: truncation was just there.
-    pub async fn tail(&self, from: Timestamp, batch: u32, wait: Duration, form: Form) -> Result<Option<Ahead>> {
+    pub(super) async fn tail(&self, from: Timestamp, batch: u32, wait: Duration, form: Form) -> Result<Option<Ahead>> {
         let mut command = rawdoc! {
             "find": "oplog.rs",
             // On its own at the top level, this bound is a seek in the oplog and no scan.
@@ -141,7 +141,7 @@ impl Log {
     }
 
     /// The entry with this timestamp, or as much of it as is asked for.
-    pub async fn entry(&self, ts: Timestamp, part: EntryPart, phase: Phase) -> Result<Option<Doc>> {
+    pub(super) async fn entry(&self, ts: Timestamp, part: EntryPart, phase: Phase) -> Result<Option<Doc>> {
         let mut command = rawdoc! {
             "find": "oplog.rs",
             "filter": {"ts": {"$gte": ts, "$lte": ts}},
@@ -255,7 +255,7 @@ fn end_command(filter: RawDocumentBuf, natural: i32, concern: ReadConcern) -> Ra
 }
 
 /// The optime of an entry.
-pub(super) fn op_time(entry: &Doc) -> Result<OpTime> {
+pub(crate) fn op_time(entry: &Doc) -> Result<OpTime> {
     let ts = entry.get_timestamp("ts");
     let t = entry.get_i64("t").unwrap_or(-1);
     match ts {

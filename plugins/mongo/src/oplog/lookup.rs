@@ -9,7 +9,6 @@ use oplogue_api::{Batch, Doc, Error, Event, Namespace, Op, Result};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
-    globs::Globs,
     log::ReadConcern,
     looking::{Decoded, Plan},
     position::Place,
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     client::reply,
     errors::{Phase, classify, code},
+    globs::Globs,
 };
 
 /// The most documents to ask for at a time.

@@ -4,7 +4,6 @@ mod ahead;
 mod echoes;
 mod findings;
 mod gathering;
-mod globs;
 mod log;
 mod looking;
 mod lookup;
@@ -23,8 +22,14 @@ use oplogue_api::{
     Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Source, StartAt, oplog::OpTime,
 };
 
+// The replicator reads the log of its peer.
+pub(crate) use self::{
+    echoes::Form,
+    gathering::{Gathering, Part},
+    log::{Log, ReadConcern, op_time},
+    reply::Reply,
+};
 use self::{
-    log::Log,
     lookup::Lookup,
     options::{FIELDS, Settings, Wanted},
     position::Place,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use oplogue_api::{Error, Field, FieldType, Options, Period, Result};
 use serde::Deserialize;
 
-use super::{globs::Globs, log::ReadConcern};
-use crate::{client::check_uri, start::Start};
+use super::log::ReadConcern;
+use crate::{client::check_uri, globs::Globs, start::Start};
 
 const NAMESPACES: &str = "full_document_namespaces";
 

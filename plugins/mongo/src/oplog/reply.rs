@@ -4,7 +4,7 @@ use bson::{RawDocument, Timestamp};
 use oplogue_api::{Doc, Error, Result};
 
 /// The entries of a reply, sharing its memory.
-pub(super) struct Reply {
+pub(crate) struct Reply {
     /// The array of entries, as the document that an array is in BSON.
     entries: Doc,
     /// The newest cluster time that the server knows.

@@ -257,7 +257,7 @@ fn decode(
         let entry = decoder.entry(&entry, &mut decoded.events, &mut decoded.bad);
         echoes.saw(size, &decoded.events[before..]);
         if let (Outcome::NeedsChain(chain), Some(at)) = (entry.outcome, entry.at) {
-            reached = Reached::Transaction(Gathering::new(chain, at, echoes.can_cut));
+            reached = Reached::Transaction(Gathering::new(chain, at, echoes.one()));
             break;
         }
         if let Some(at) = entry.at {

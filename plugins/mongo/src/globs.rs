@@ -4,7 +4,7 @@ use oplogue_api::{Error, Result};
 
 /// Patterns of `database.collection`. `*` is any run of characters, dots included, `?` any one.
 #[derive(Clone, Debug)]
-pub(super) struct Globs(Vec<Vec<char>>);
+pub(crate) struct Globs(Vec<Vec<char>>);
 
 impl Globs {
     /// # Errors

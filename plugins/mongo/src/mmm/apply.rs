@@ -1,0 +1,446 @@
+//! One transaction: a marker, and what it says is applied.
+
+use std::collections::{HashMap, HashSet};
+
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
+use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
+
+use super::{
+    document::{self, Now, Whole, Why},
+    marker::Marker,
+    names,
+    origin::{Documents, as_bson, raw},
+    records,
+    sight::Sight,
+    state::{Peer, State},
+    statements::{Applied, Commands, Kind, Serial, statement},
+    subjects::Subjects,
+    txn::{Failure, Transaction},
+    verdict::{Verdict, verdict},
+    window::Window,
+};
+
+/// A document, by namespace and hash of its key.
+type Place = (Namespace, u64);
+
+/// What earlier attempts at the same events have shown.
+#[derive(Default)]
+pub(super) struct Tactics {
+    /// Documents that are read and written whole.
+    read: HashSet<Place>,
+    /// Events that the peer refuses, with the code.
+    refused: HashMap<usize, i32>,
+    /// Documents as the origin has them.
+    whole: HashMap<Place, Whole>,
+    /// What the events follow from is not all here, and is not waited for any longer.
+    pub is_behind: bool,
+}
+
+/// A document that only the origin knows.
+struct Wanted {
+    ns: Namespace,
+    key: Doc,
+    time: Timestamp,
+    why: Why,
+}
+
+/// Why an attempt must be made again, other than a failure.
+pub(super) enum Retry {
+    /// With other tactics, at once.
+    Otherwise,
+    Failure(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Retry {
+    fn from(e: E) -> Retry {
+        Retry::Failure(e.into())
+    }
+}
+
+/// What became of the events of an attempt.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outcome {
+    pub applied: u64,
+    pub conflicts: u64,
+    pub refused: u64,
+}
+
+impl Peer {
+    /// Applies events in one transaction, with `position` as the checkpoint.
+    pub(super) async fn attempt(
+        &self,
+        state: &mut State,
+        events: &[Event],
+        position: &Position,
+        tactics: &mut Tactics,
+    ) -> Result<Outcome, Retry> {
+        let Some(last) = events.last() else { return Ok(Outcome::default()) };
+        let sight = Sight::new(&state.stream, events, state.is_mesh);
+        let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
+        let mut marker = sight.marker(state, last, position, whole)?;
+        if let Some(window) = &mut state.window {
+            (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
+        }
+        let mut transaction = Transaction::begin(self.client().await?).await?;
+        match self.attempt_in(&mut transaction, state, events, &sight, &marker, tactics).await {
+            Ok(writes) => {
+                // From here on it may be there, whatever we hear.
+                state.is_certain = false;
+                transaction.commit().await?;
+                let taken = writes.taken.iter();
+                let included = taken.filter_map(|place| Some((place.clone(), tactics.whole.get(place)?.at?)));
+                state.committed(marker, sight.stream, included);
+                for (hash, upto) in writes.beaten {
+                    state.beaten.insert(hash, upto);
+                }
+                Ok(writes.outcome)
+            }
+            Err(retry) => {
+                transaction.abort().await;
+                Err(retry)
+            }
+        }
+    }
+
+    async fn attempt_in(
+        &self,
+        transaction: &mut Transaction,
+        state: &mut State,
+        events: &[Event],
+        sight: &Sight,
+        marker: &Marker,
+        tactics: &mut Tactics,
+    ) -> Result<Writes, Retry> {
+        self.mark(transaction, state, marker).await?;
+        if let Some(window) = &mut state.window {
+            window.pull(self.client().await?).await?;
+        }
+        let mut writes = Writes::default();
+        let mut subjects = Subjects::default();
+        let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        self.read(transaction, &mut subjects).await?;
+
+        let mut commands = Commands::default();
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for (n, (event, plan)) in events.iter().zip(plans).enumerate() {
+            let Some(key) = event.key.as_deref() else { continue };
+            let won = match plan {
+                Plan::Nothing => continue,
+                Plan::Statement(kind, statement) => {
+                    commands.push(n, &event.ns, key, state.serial.contains(&event.ns), kind, statement);
+                    true
+                }
+                Plan::Read(verdict) => {
+                    let place = (event.ns.clone(), hash_key(key));
+                    let whole = tactics.whole.get(&place);
+                    let taken = writes.taken.contains(&place);
+                    let is_unknown = tactics.is_behind || state.is_covered(event.time);
+                    let hash = Window::hash(&event.ns, key);
+                    if let Verdict::Remote(conflict) = &verdict {
+                        writes.beaten.push((hash, conflict.upto));
+                    }
+                    let at = subjects.enter(&event.ns, key);
+                    let subject = subjects.get(at);
+                    subject.event = n;
+                    let now = subject.now.take();
+                    let link = &self.settings.link;
+                    let (clock, _) = sight.of(n);
+                    let (next, won) = match document::apply(event, now.as_deref(), whole, taken, is_unknown, verdict)? {
+                        Now::Same => (now, true),
+                        Now::Is(document) => {
+                            if whole.is_some() && event.op != Op::Delete {
+                                writes.taken.insert(place);
+                            }
+                            (document, true)
+                        }
+                        Now::Differs(kind, document) => {
+                            writes.records.push(records::differs(
+                                link,
+                                event,
+                                kind,
+                                clock,
+                                now.as_deref(),
+                                document.as_deref(),
+                            )?);
+                            if whole.is_some() {
+                                writes.taken.insert(place);
+                            }
+                            (document, true)
+                        }
+                        Now::Won(conflict, document) => {
+                            let record = records::resolved(
+                                link,
+                                event,
+                                clock,
+                                &conflict,
+                                true,
+                                now.as_deref(),
+                                document.as_deref(),
+                            )?;
+                            if !document::same(now.as_deref(), document.as_deref()) {
+                                writes.records.push(record);
+                            }
+                            if event.op == Op::Update {
+                                writes.taken.insert(place);
+                            }
+                            (document, true)
+                        }
+                        Now::Lost(conflict, document) => {
+                            writes.records.push(records::resolved(
+                                link,
+                                event,
+                                clock,
+                                &conflict,
+                                false,
+                                now.as_deref(),
+                                document.as_deref(),
+                            )?);
+                            (now, false)
+                        }
+                        Now::Wanted(why) => {
+                            wanted.push(Wanted { ns: event.ns.clone(), key: Doc::from(key), time: event.time, why });
+                            (now, false)
+                        }
+                    };
+                    subject.now = next;
+                    won
+                }
+            };
+            if won && event.op == Op::Delete && !self.settings.tombstones.0.is_zero() {
+                writes.tombstones.push(records::tombstone(&self.settings.link.node, event, key)?);
+            }
+            writes.outcome.applied += 1;
+        }
+        if !wanted.is_empty() {
+            self.fetch(wanted, tactics).await?;
+            return Err(Retry::Otherwise);
+        }
+        writes.outcome.conflicts = writes.records.len() as u64 - writes.outcome.refused;
+        let stamp = self.settings.stamp.as_ref();
+        let finish = |n: usize, document: &RawDocument| match stamp {
+            Some(stamp) => stamp.on(document, &events[n]),
+            None => Ok(document.to_owned()),
+        };
+        subjects.write(&mut commands, |ns| state.serial.contains(ns), finish)?;
+        self.write(transaction, state, events, commands, tactics).await?;
+        self.write_beside(transaction, &writes).await?;
+        Ok(writes)
+    }
+
+    /// What is to be done with each event; the documents that must be read for it are entered as subjects.
+    fn plans(
+        &self,
+        state: &State,
+        events: &[Event],
+        sight: &Sight,
+        tactics: &mut Tactics,
+        subjects: &mut Subjects,
+        writes: &mut Writes,
+    ) -> Result<Vec<Plan>, Retry> {
+        let mut plans = Vec::with_capacity(events.len());
+        let mut beaten: HashMap<u64, Timestamp> = HashMap::new();
+        let mut again = false;
+        for (n, event) in events.iter().enumerate() {
+            let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
+            let Some(key) = event.key.as_deref().filter(|_| wanted) else {
+                plans.push(Plan::Nothing);
+                continue;
+            };
+            if let Some(code) = tactics.refused.get(&n) {
+                writes.records.push(records::refused(&self.settings.link, event, *code)?);
+                writes.outcome.refused += 1;
+                plans.push(Plan::Nothing);
+                continue;
+            }
+            let place = (event.ns.clone(), hash_key(key));
+            if state.included.get(&place).is_some_and(|at| event.time <= *at) {
+                plans.push(Plan::Nothing);
+                continue;
+            }
+            let hash = Window::hash(&event.ns, key);
+            let (clock, seen) = sight.of(n);
+            let verdict = match beaten.get(&hash) {
+                // An earlier event of this transaction has won already.
+                Some(upto) => verdict(&self.settings, state, event, hash, clock, seen, Some(*upto))?,
+                None => verdict(&self.settings, state, event, hash, clock, seen, None)?,
+            };
+            if let Verdict::Remote(conflict) = &verdict {
+                beaten.insert(hash, conflict.upto);
+            }
+            let is_unknown = tactics.is_behind || state.is_covered(event.time);
+            let plan = match verdict {
+                Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
+                verdict => Plan::Read(verdict),
+            };
+            if matches!(plan, Plan::Read(_)) {
+                // Earlier events of the same document must be applied here as well.
+                again |= tactics.read.insert(place);
+                subjects.enter(&event.ns, key);
+            }
+            plans.push(plan);
+        }
+        if again {
+            return Err(Retry::Otherwise);
+        }
+        Ok(plans)
+    }
+
+    /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.
+    async fn mark(&self, transaction: &mut Transaction, state: &mut State, marker: &Marker) -> Result<(), Retry> {
+        let before = state.marker()?;
+        let filter = doc! {
+            "_id": before.link.marker_id(before.lane),
+            "generation": before.generation as i64,
+            "seq": before.seq as i64,
+        };
+        let update = doc! {"update": names::MARKERS, "updates": [{"q": filter, "u": marker.encode()}]};
+        let reply = transaction.run(names::DATABASE, raw(&update)?).await?;
+        if reply.n() != 1 {
+            // Another instance, or a commit of our own whose reply was lost.
+            state.is_certain = false;
+            return Err(Failure::Again(Error::transient("the marker of the link has changed")).into());
+        }
+        Ok(())
+    }
+
+    fn plan(&self, event: &Event, key: &RawDocument, state: &State) -> Result<Plan> {
+        Ok(match statement(event, key, state.abilities, self.settings.stamp.as_ref())? {
+            Applied::Statement(kind, statement) => Plan::Statement(kind, statement),
+            Applied::Read => Plan::Read(Verdict::Apply),
+        })
+    }
+
+    async fn read(&self, transaction: &mut Transaction, subjects: &mut Subjects) -> Result<(), Retry> {
+        if subjects.is_empty() {
+            return Ok(());
+        }
+        let mut filters: Vec<(Namespace, Document)> = Vec::new();
+        for (ns, keys) in subjects.by_namespace() {
+            for keys in keys.chunks(500) {
+                let ids = keys.iter().map(|key| as_bson(super::statements::id(key)?)).collect::<Result<Vec<_>>>()?;
+                filters.push((ns.clone(), doc! {"_id": {"$in": ids}}));
+            }
+        }
+        for (ns, filter) in filters {
+            for document in transaction.documents(ns.db(), ns.coll(), filter).await? {
+                subjects.found(&ns, document);
+            }
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, wanted: Vec<Wanted>, tactics: &mut Tactics) -> Result<(), Retry> {
+        let mut by_namespace: HashMap<Namespace, Vec<Wanted>> = HashMap::new();
+        for one in wanted {
+            by_namespace.entry(one.ns.clone()).or_default().push(one);
+        }
+        for (ns, all) in by_namespace {
+            let keys: Vec<&RawDocument> = all.iter().map(|one| &*one.key).collect();
+            let Some(time) = all.iter().map(|one| one.time).max() else { continue };
+            let Documents { found, at } = self.origin.documents(&ns, &keys, time).await?;
+            for (one, document) in all.iter().zip(found) {
+                let whole = Whole { document, at, wanted: one.why };
+                tactics.whole.insert((ns.clone(), hash_key(&one.key)), whole);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        transaction: &mut Transaction,
+        state: &mut State,
+        events: &[Event],
+        commands: Commands,
+        tactics: &mut Tactics,
+    ) -> Result<(), Retry> {
+        for command in commands.into_all() {
+            let reply = transaction.run(command.ns.db(), command.body()).await?;
+            if let Some((statement, code)) = reply.refused() {
+                let event = command.events.get(statement).copied().unwrap_or(0);
+                return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
+            }
+            if command.must_find().is_some_and(|n| n != reply.n()) {
+                // One of them is missing, or has another shape than at the origin: look at all.
+                for event in &command.events {
+                    let event = &events[*event];
+                    if let Some(key) = &event.key {
+                        tactics.read.insert((event.ns.clone(), hash_key(key)));
+                    }
+                }
+                return Err(Retry::Otherwise);
+            }
+        }
+        Ok(())
+    }
+
+    /// Conflicts and tombstones, in the same transaction.
+    async fn write_beside(&self, transaction: &mut Transaction, writes: &Writes) -> Result<(), Retry> {
+        if !writes.records.is_empty() {
+            let insert = doc! {"insert": names::CONFLICTS, "documents": writes.records.clone()};
+            let reply = transaction.run(names::DATABASE, raw(&insert)?).await?;
+            if let Some((_, code)) = reply.refused() {
+                return Err(
+                    Error::transient(format!("a conflict record could not be written (MongoDB error {code})")).into()
+                );
+            }
+        }
+        for some in writes.tombstones.chunks(10_000) {
+            let updates: Vec<Bson> = some
+                .iter()
+                .map(|t| Bson::Document(doc! {"q": {"_id": t.get("_id").cloned()}, "u": t.clone(), "upsert": true}))
+                .collect();
+            let update = doc! {"update": names::TOMBSTONES, "updates": updates, "ordered": true};
+            let reply = transaction.run(names::DATABASE, raw(&update)?).await?;
+            if let Some((_, code)) = reply.refused() {
+                return Err(Failure::Again(Error::transient(format!(
+                    "a tombstone could not be written (MongoDB error {code})"
+                )))
+                .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is written beside the data, and what is remembered once all of it is committed.
+#[derive(Default)]
+struct Writes {
+    outcome: Outcome,
+    records: Vec<Document>,
+    tombstones: Vec<Document>,
+    /// The documents that were taken whole from the origin.
+    taken: HashSet<Place>,
+    /// By hash, up to when writes of the peer have lost.
+    beaten: Vec<(u64, Timestamp)>,
+}
+
+/// What is to be done with an event.
+enum Plan {
+    Nothing,
+    Statement(Kind, RawDocumentBuf),
+    /// At hand, with the document that the peer has.
+    Read(Verdict),
+}
+
+/// What a refused statement means for the next attempt.
+fn on_refusal(event: &Event, n: usize, code: i32, serial: &mut Serial, tactics: &mut Tactics) -> Retry {
+    let place = event.key.as_ref().map(|key| (event.ns.clone(), hash_key(key)));
+    match (code, place) {
+        (112 | 251, _) => Failure::Again(Error::transient("another writer was in the way")).into(),
+        (13, _) => {
+            Error::operator(format!("the user may not write to {}", event.ns)).hint("grant it `readWrite` there").into()
+        }
+        (263 | 50791, _) => Error::operator(format!("{} cannot be written in transactions", event.ns))
+            .hint("it is a capped, time-series or internal collection: leave it out with `namespaces`")
+            .into(),
+        (14031, _) => Error::transient("the disk of the peer is full").into(),
+        // The order of documents among each other may be the reason.
+        (11000, _) if serial.insert(event.ns.clone()) => Retry::Otherwise,
+        (_, Some(place)) if tactics.read.insert(place.clone()) => Retry::Otherwise,
+        (code, _) => {
+            tactics.refused.insert(n, code);
+            Retry::Otherwise
+        }
+    }
+}

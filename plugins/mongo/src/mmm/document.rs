@@ -1,0 +1,124 @@
+//! What a document is after a change, where it is applied here and not by the server.
+
+use bson::{RawDocument, RawDocumentBuf, Timestamp};
+use oplogue_api::{Change, Doc, Error, Event, Op, Result, oplog};
+
+use super::{
+    shape,
+    verdict::{Conflict, Verdict},
+};
+
+/// A document as the origin has it.
+#[derive(Clone)]
+pub(super) struct Whole {
+    pub document: Option<Doc>,
+    /// What is not later than this is in it. `None`: not known.
+    pub at: Option<Timestamp>,
+    pub wanted: Why,
+}
+
+/// Why a whole document is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The change cannot be applied otherwise, and that is no conflict.
+    Unknown,
+    /// The document is not as it was at the origin.
+    Differs(&'static str),
+    /// Other writes are concurrent with the change.
+    Concurrent,
+}
+
+/// What a document is after a change.
+pub(super) enum Now {
+    Same,
+    Is(Option<RawDocumentBuf>),
+    /// It was not as it must have been at the origin: the name of the conflict, and what it is now.
+    Differs(&'static str, Option<RawDocumentBuf>),
+    /// The change has won over others: what it is now.
+    Won(Conflict, Option<RawDocumentBuf>),
+    /// The change has lost: what it would have been.
+    Lost(Conflict, Option<RawDocumentBuf>),
+    /// Only the origin knows.
+    Wanted(Why),
+}
+
+/// `is_unknown`: what the document was at the origin is not known, since an initial copy may hold later changes, or earlier ones
+/// of another node are not here yet. `taken`: `whole` is what the document has become.
+pub(super) fn apply(
+    event: &Event,
+    now: Option<&RawDocument>,
+    whole: Option<&Whole>,
+    taken: bool,
+    is_unknown: bool,
+    verdict: Verdict,
+) -> Result<Now> {
+    let conflict = match verdict {
+        Verdict::Stale => return Ok(Now::Same),
+        Verdict::Apply => return alone(event, now, whole, taken, is_unknown),
+        Verdict::Remote(conflict) | Verdict::Local(conflict) if event.op == Op::Delete && now.is_none() => {
+            // Deleted at both sides: nobody has lost anything.
+            let _ = conflict;
+            return Ok(Now::Same);
+        }
+        Verdict::Remote(conflict) => (conflict, true),
+        Verdict::Local(conflict) => (conflict, false),
+    };
+    let (conflict, won) = conflict;
+    let version = match (event.op, &event.after) {
+        (Op::Delete, _) => None,
+        (Op::Insert | Op::Replace, Some(after)) => owned(after),
+        _ => match whole {
+            Some(whole) => whole.document.as_deref().and_then(owned),
+            None => return Ok(Now::Wanted(Why::Concurrent)),
+        },
+    };
+    Ok(match won {
+        true => Now::Won(conflict, version),
+        false if same(now, version.as_deref()) => Now::Same,
+        false => Now::Lost(conflict, version),
+    })
+}
+
+fn alone(
+    event: &Event,
+    now: Option<&RawDocument>,
+    whole: Option<&Whole>,
+    taken: bool,
+    is_unknown: bool,
+) -> Result<Now> {
+    if let Some(whole) = whole
+        && (taken || whole.wanted != Why::Concurrent)
+        && whole.at.is_none_or(|at| event.time <= at)
+    {
+        // The change is in the document that the origin gave.
+        let document = whole.document.as_deref();
+        return Ok(match whole.wanted {
+            _ if same(now, document) => Now::Same,
+            Why::Differs(kind) => Now::Differs(kind, document.and_then(owned)),
+            _ => Now::Is(document.and_then(owned)),
+        });
+    }
+    Ok(match (event.op, &event.after, &event.change, now) {
+        _ if is_unknown => Now::Wanted(Why::Unknown),
+        (Op::Insert, Some(after), _, None) | (Op::Replace, Some(after), _, Some(_)) => Now::Is(owned(after)),
+        (Op::Insert, Some(after), _, Some(now)) if now.as_bytes() == after.as_bytes() => Now::Same,
+        (Op::Insert, Some(after), _, Some(_)) => Now::Differs("exists", owned(after)),
+        (Op::Replace, Some(after), _, None) => Now::Differs("missing", owned(after)),
+        (Op::Delete, ..) => Now::Is(None),
+        (Op::Update, _, Some(Change::OplogV2(diff)), Some(now)) => match shape::fits(diff, now)? {
+            true => Now::Is(Some(oplog::apply(diff, now)?)),
+            false => Now::Wanted(Why::Differs("shape")),
+        },
+        (Op::Update, _, _, None) => Now::Wanted(Why::Differs("missing")),
+        (Op::Update, ..) => Now::Wanted(Why::Unknown),
+        _ => return Err(Error::data("an event that lacks what its operation needs")),
+    })
+}
+
+pub(super) fn same(a: Option<&RawDocument>, b: Option<&RawDocument>) -> bool {
+    a.map(RawDocument::as_bytes) == b.map(RawDocument::as_bytes)
+}
+
+fn owned(document: &RawDocument) -> Option<RawDocumentBuf> {
+    Some(document.to_owned())
+}

@@ -1,0 +1,108 @@
+//! What is written beside the data: conflicts and tombstones.
+
+use bson::{Bson, DateTime, Document, RawDocument, doc, oid::ObjectId};
+use oplogue_api::{Event, Op, Result};
+
+use super::{
+    marker::Link,
+    origin::{as_bson, document},
+    statements::id,
+    verdict::Conflict,
+};
+
+/// A document larger than this is not repeated in a record: both of them must fit, and the data of the transaction.
+const LARGEST: usize = 4 << 20;
+
+/// The peer's document was not as it must have been: it was replaced.
+pub(super) fn differs(
+    link: &Link,
+    event: &Event,
+    kind: &str,
+    clock: i64,
+    local: Option<&RawDocument>,
+    remote: Option<&RawDocument>,
+) -> Result<Document> {
+    let mut record = record(link, event, kind)?;
+    record.insert("winner", &link.node);
+    record.insert("status", "resolved");
+    record.insert("local", with_document(doc! {"node": &link.peer}, local)?);
+    record.insert("remote", with_document(writer(link, event, clock), remote)?);
+    Ok(record)
+}
+
+/// Concurrent writes. `beaten` is the time of the last write of the peer that has lost: it is not compared again.
+pub(super) fn resolved(
+    link: &Link,
+    event: &Event,
+    clock: i64,
+    conflict: &Conflict,
+    won: bool,
+    local: Option<&RawDocument>,
+    remote: Option<&RawDocument>,
+) -> Result<Document> {
+    let mut record = record(link, event, conflict.kind)?;
+    record.insert("winner", if won { &link.node } else { &conflict.node });
+    record.insert("status", "resolved");
+    let write = &conflict.write;
+    let theirs = doc! {"node": &conflict.node, "time": write.origin_time, "clock": write.clock, "op": write.op.name()};
+    record.insert("local", with_document(theirs, local)?);
+    record.insert("remote", with_document(writer(link, event, clock), remote)?);
+    if won {
+        record.insert("beaten", conflict.upto);
+    }
+    Ok(record)
+}
+
+/// What the peer refused.
+pub(super) fn refused(link: &Link, event: &Event, code: i32) -> Result<Document> {
+    let mut record = record(link, event, if code == 11000 { "unique" } else { "refused" })?;
+    record.insert("winner", Bson::Null);
+    record.insert("status", "parked");
+    record.insert("error", doc! {"code": code});
+    record.insert("local", doc! {"node": &link.peer});
+    record.insert("remote", with_document(writer(link, event, 0), event.after.as_deref())?);
+    Ok(record)
+}
+
+fn record(link: &Link, event: &Event, kind: &str) -> Result<Document> {
+    let key = event.key.as_deref().map(|key| as_bson(id(key)?)).transpose()?;
+    Ok(doc! {
+        "_id": ObjectId::new(),
+        "at": DateTime::now(),
+        "link": link.marker_id(0),
+        "ns": event.ns.as_str(),
+        "key": key,
+        "kind": kind,
+    })
+}
+
+fn writer(link: &Link, event: &Event, clock: i64) -> Document {
+    let clock = if clock == 0 { event.wall.unwrap_or_default() } else { clock };
+    doc! {"node": &link.node, "time": event.time, "clock": clock, "op": event.op.name()}
+}
+
+fn with_document(mut side: Document, version: Option<&RawDocument>) -> Result<Document> {
+    match version {
+        Some(version) if version.as_bytes().len() > LARGEST => {
+            side.insert("doc_omitted", version.as_bytes().len() as i64);
+        }
+        Some(version) => {
+            side.insert("doc", document(version)?);
+        }
+        None => {
+            side.insert("doc", Bson::Null);
+        }
+    }
+    Ok(side)
+}
+
+/// That a document was deleted, for writes of it that come late.
+pub(super) fn tombstone(node: &str, event: &Event, key: &RawDocument) -> Result<Document> {
+    debug_assert_eq!(event.op, Op::Delete);
+    Ok(doc! {
+        "_id": {"ns": event.ns.as_str(), "id": as_bson(id(key)?)?},
+        "node": node,
+        "clock": event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000),
+        "at": DateTime::now(),
+    })
+}

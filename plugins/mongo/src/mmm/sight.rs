@@ -1,0 +1,91 @@
+//! For each of some events, what it has seen and what its clock is.
+
+use bson::{Document, Timestamp};
+use oplogue_api::{Event, Op, Result};
+use tracing::warn;
+
+use super::{
+    marker::{LogState, Marker},
+    seen::{Seen, Stream},
+    state::{State, is_marker},
+    window::{Window, encode_write},
+};
+use oplogue_api::Position;
+
+/// See the module.
+pub(super) struct Sight {
+    /// For each event, its clock, and the place of what it has seen.
+    events: Vec<(i64, usize)>,
+    seen: Vec<Seen>,
+    /// What the source has told behind the last event.
+    pub stream: Stream,
+    /// The greatest clock of the writes.
+    clock: i64,
+    writes: Vec<u8>,
+}
+
+impl Sight {
+    /// `exact`: whether the marker must tell the time and clock of each write.
+    pub fn new(before: &Stream, events: &[Event], exact: bool) -> Sight {
+        let mut stream = before.clone();
+        let mut sight = Sight {
+            events: Vec::with_capacity(events.len()),
+            seen: vec![stream.seen.clone()],
+            stream: Stream::default(),
+            clock: 0,
+            writes: Vec::new(),
+        };
+        for event in events {
+            if is_marker(event) {
+                pass(&mut stream, event);
+                if sight.seen.last() != Some(&stream.seen) {
+                    sight.seen.push(stream.seen.clone());
+                }
+            }
+            let wall = event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000);
+            let clock = stream.clock_of(wall);
+            sight.events.push((clock, sight.seen.len() - 1));
+            if let (Some(key), false) = (&event.key, is_marker(event) || event.op.is_barrier()) {
+                sight.clock = sight.clock.max(clock);
+                if exact {
+                    encode_write(&mut sight.writes, Window::hash(&event.ns, key), event.time, clock);
+                }
+            }
+        }
+        sight.stream = stream;
+        sight
+    }
+
+    pub fn of(&self, n: usize) -> (i64, &Seen) {
+        let (clock, place) = self.events[n];
+        (clock, &self.seen[place])
+    }
+
+    /// The marker of a transaction with these events. `whole`: the time of the latest document that was taken whole, in which there
+    /// may be writes later than all of these.
+    pub fn marker(&self, state: &State, last: &Event, position: &Position, whole: Option<Timestamp>) -> Result<Marker> {
+        let before = state.marker()?.clone();
+        let whole = whole.map_or(0, |at| i64::from(at.time) * 1000 + 999);
+        Ok(Marker {
+            seq: before.seq + 1,
+            position: position.clone(),
+            done: last.id(),
+            clock: before.clock.max(self.clock).max(whole),
+            saw: self.seen[0].all().to_vec(),
+            seen: self.stream.seen.all().to_vec(),
+            writes: self.writes.clone(),
+            log: LogState { clock: self.stream.clock, ..before.log },
+            ..before
+        })
+    }
+}
+
+/// Takes note of a marker in the stream.
+pub(super) fn pass(stream: &mut Stream, event: &Event) {
+    let marker = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
+    match marker.and_then(|marker| Marker::decode(&marker)) {
+        Some(marker) => stream.pass(&marker),
+        None if event.op == Op::Delete => {}
+        None => warn!("a marker of an unknown shape is in the source: it was edited, or is of another version"),
+    }
+}

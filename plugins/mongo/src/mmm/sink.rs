@@ -1,0 +1,423 @@
+//! The sink itself: what the engine calls.
+
+use std::{
+    future::IntoFuture,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bson::{Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::Client;
+use oplogue_api::{
+    CheckpointStore, Context, Error, ErrorKind, Event, Finding, Interest, Namespace, Op, Options, Ordering, Position,
+    Replicated, Result, Sink, Written, async_trait,
+};
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use super::{
+    apply::{Outcome, Retry, Tactics},
+    checks,
+    chunk::{chunks, units},
+    marker::{Link, Marker},
+    names,
+    options::Settings,
+    origin::{Origin, raw},
+    sight::{Sight, pass},
+    state::{Peer, State, is_marker},
+    store::Store,
+    txn::Failure,
+    window::Window,
+};
+use crate::{
+    client::{self, answered, hello},
+    errors::{Phase, classify, code},
+    identity::identity,
+};
+
+/// How many events a transaction takes when nobody is in the way.
+const MOST: usize = 1000;
+/// How often a transaction is tried before the engine hears of it. With the waits between, some seconds.
+const TRIES: u32 = 12;
+/// How long what a change follows from is waited for. Then its document is taken whole.
+const CAUSES: Duration = Duration::from_secs(1);
+
+/// The sink.
+pub(super) struct Mmm {
+    pub(super) peer: Arc<Peer>,
+    pub(super) state: Arc<Mutex<State>>,
+    route: String,
+}
+
+impl Mmm {
+    pub fn new(context: &Context, options: &Options) -> Result<Mmm> {
+        let settings = Settings::new(options)?;
+        let origin = Origin::new(context.origin.as_ref())?;
+        let state = State::new(MOST);
+        Ok(Mmm {
+            peer: Arc::new(Peer::new(settings, origin)),
+            state: Arc::new(Mutex::new(state)),
+            route: context.route.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Applies events that belong together, in as many transactions as it takes.
+    async fn apply(&self, state: &mut State, events: &[Event], upto: &Position) -> Result<Outcome> {
+        let mut total = Outcome::default();
+        let mut rest: Vec<std::ops::Range<usize>> = chunks(events, state.most);
+        rest.reverse();
+        let mut tries = 0;
+        let mut tactics = Tactics::default();
+        while let Some(range) = rest.pop() {
+            if !state.is_certain {
+                self.reload(state).await?;
+            }
+            let part = &events[range.clone()];
+            if part.iter().all(|event| state.is_done(event) || !self.concerns(event)) {
+                for marker in part.iter().filter(|event| is_marker(event)) {
+                    pass(&mut state.stream, marker);
+                }
+                continue;
+            }
+            let skip = part.iter().take_while(|event| state.is_done(event)).count();
+            if !tactics.is_behind {
+                match causes_here(state, &part[skip..]) {
+                    None => {}
+                    Some(0) => tactics.is_behind = !self.wait_for_causes(state, &part[skip..]).await?,
+                    Some(ready) => {
+                        // What is ready may be what the others wait for.
+                        rest.push(range.start + skip + ready..range.end);
+                        rest.push(range.start..range.start + skip + ready);
+                        continue;
+                    }
+                }
+            }
+            let is_last = rest.is_empty();
+            let before = state.marker()?.position.clone();
+            let position = if is_last { upto } else { &before };
+            match self.peer.attempt(state, &part[skip..], position, &mut tactics).await {
+                Ok(outcome) => {
+                    total.applied += outcome.applied;
+                    total.conflicts += outcome.conflicts;
+                    total.refused += outcome.refused;
+                    tries = 0;
+                    tactics = Tactics::default();
+                    state.most = (state.most * 2).min(MOST);
+                }
+                Err(Retry::Otherwise) => rest.push(range),
+                Err(Retry::Failure(Failure::Error(e))) => {
+                    state.is_certain = false;
+                    return Err(e);
+                }
+                Err(Retry::Failure(Failure::Again(e))) => {
+                    tries += 1;
+                    if tries >= TRIES {
+                        return Err(e);
+                    }
+                    // Small transactions get through where large ones do not, and hold up a local writer for less time.
+                    state.most = (state.most / 2).max(1);
+                    tactics = Tactics::default();
+                    halve(&mut rest, range, events);
+                    tokio::time::sleep(Duration::from_millis(2 << tries.min(8))).await;
+                }
+                Err(Retry::Failure(Failure::TooLarge(e))) => {
+                    state.most = (state.most / 2).max(1);
+                    tactics = Tactics::default();
+                    if units(part).len() == 1 {
+                        if part.len() == 1 {
+                            return Err(e);
+                        }
+                        warn!(
+                            route = self.route,
+                            events = part.len(),
+                            "a transaction of the source is too large for one at the peer: it is applied in two"
+                        );
+                        let middle = range.start + part.len() / 2;
+                        rest.push(middle..range.end);
+                        rest.push(range.start..middle);
+                    } else {
+                        halve(&mut rest, range, events);
+                    }
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    /// Waits until another link has brought what the first of the events follows from; not for ever, since that link may be cut.
+    async fn wait_for_causes(&self, state: &mut State, events: &[Event]) -> Result<bool> {
+        let limit = Instant::now() + CAUSES;
+        while Instant::now() < limit {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if let Some(window) = &mut state.window {
+                window.pull(self.peer.client().await?).await?;
+            }
+            if causes_here(state, events) != Some(0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Begins to look at what is written at the peer, once its changes are known to come back to the origin.
+    async fn watch(&self, state: &mut State) -> Result<()> {
+        let settings = &self.peer.settings;
+        let link = &settings.link;
+        let comes_back = state.comes_back || state.stream.seen.of(&link.peer).is_some();
+        if state.window.is_some() || !comes_back || settings.is_one_way() {
+            return Ok(());
+        }
+        let log = state.marker()?.log;
+        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window);
+        let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
+        let markers = self.peer.markers().await?;
+        let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;
+        while let Some(other) = client::bounded(found.try_next(), Phase::Apply).await? {
+            if let Some(marker) = Marker::decode(&other) {
+                window.note_applied(&marker);
+                state.is_mesh = true;
+            }
+        }
+        let conflicts = self.peer.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
+        let beaten = conflicts.find(doc! {"link": link.marker_id(0), "beaten": {"$gt": log.since}});
+        let beaten = beaten.projection(doc! {"ns": 1, "key": 1, "beaten": 1});
+        let mut found = client::bounded(beaten.into_future(), Phase::Apply).await?;
+        while let Some(record) = client::bounded(found.try_next(), Phase::Apply).await? {
+            let (Ok(ns), Some(key), Ok(upto)) =
+                (record.get_str("ns"), record.get("key"), record.get_timestamp("beaten"))
+            else {
+                continue;
+            };
+            let hash = Window::hash(&Namespace::new(ns), &raw(&doc! {"_id": key.clone()})?);
+            let known = state.beaten.entry(hash).or_insert(upto);
+            *known = upto.max(*known);
+        }
+        window.pull(self.peer.client().await?).await?;
+        state.window = Some(window);
+        Ok(())
+    }
+
+    /// Whether the event changes anything at the peer.
+    fn concerns(&self, event: &Event) -> bool {
+        !is_marker(event) && event.key.is_some() && self.peer.settings.wants(&event.ns)
+    }
+
+    /// Reads what is stored, after a commit whose outcome is unknown.
+    async fn reload(&self, state: &mut State) -> Result<()> {
+        let generation = state.marker()?.generation;
+        let stored = load(&self.peer).await?;
+        match stored {
+            Some(marker) if marker.generation == generation => {
+                state.resume(marker);
+                Ok(())
+            }
+            Some(_) => Err(fenced(&self.peer)),
+            None => Err(Error::operator(format!("the marker `{}` is gone from the peer", self.peer.settings.link.marker_id(0)))
+                .hint("it says how far the peer is: restore it, or `oplogue position reset` and start with initial = \"merge\"")),
+        }
+    }
+
+    async fn prepare(&self, client: &Client) -> Result<()> {
+        let db = client.database(names::DATABASE);
+        // Before the first transaction: a transaction that makes a collection is slower, and 4.2 refuses it.
+        for name in [names::MARKERS, names::CONFLICTS, names::TOMBSTONES, names::LEDGER, names::COPIES] {
+            match answered(IntoFuture::into_future(db.run_command(doc! {"create": name}))).await? {
+                Ok(_) => {}
+                Err(e) if code(&e) == Some(48) => {}
+                Err(e) => return Err(classify(e, Phase::Apply)),
+            }
+        }
+        let seconds = self.peer.settings.tombstones.0.as_secs().max(1) as i64;
+        let indexes = [
+            doc! {"createIndexes": names::CONFLICTS, "indexes": [{"key": {"ns": 1, "key": 1}, "name": "ns_key"}, {"key": {"at": 1}, "name": "at"}]},
+            doc! {"createIndexes": names::TOMBSTONES, "indexes": [{"key": {"at": 1}, "name": "at", "expireAfterSeconds": seconds}]},
+        ];
+        for index in indexes {
+            match answered(IntoFuture::into_future(db.run_command(index))).await? {
+                Ok(_) => {}
+                // It is there with another lifetime.
+                Err(e) if matches!(code(&e), Some(85 | 86)) => {
+                    let change =
+                        doc! {"collMod": names::TOMBSTONES, "index": {"name": "at", "expireAfterSeconds": seconds}};
+                    client::run(&db, change, Phase::Apply).await?;
+                }
+                Err(e) => return Err(classify(e, Phase::Apply)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the peer applies diffs as they are. Writes nothing: there is no such document.
+    async fn takes_diffs(&self, client: &Client) -> Result<bool> {
+        let diff = doc! {"$v": 2, "diff": {"u": {"x": 1}}};
+        let probe = doc! {
+            "update": names::COPIES,
+            "updates": [{"q": {"_id": "probe"}, "u": [{"$_internalApplyOplogUpdate": {"oplogUpdate": diff}}]}],
+        };
+        let db = client.database(names::DATABASE);
+        match answered(IntoFuture::into_future(db.run_command(probe))).await? {
+            Ok(reply) => Ok(!reply.contains_key("writeErrors")),
+            Err(e)
+                if code(&e).is_some_and(|code| code != 13)
+                    && classify(e.clone(), Phase::Open).kind() != ErrorKind::Transient =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(classify(e, Phase::Apply)),
+        }
+    }
+}
+
+/// How many of the events, in whole units, follow from nothing that is still to come over another link; `None`: all.
+fn causes_here(state: &State, events: &[Event]) -> Option<usize> {
+    if state.window.as_ref().is_none_or(|window| window.applied().all().is_empty()) {
+        return None;
+    }
+    let sight = Sight::new(&state.stream, events, false);
+    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1))?;
+    let unit = units(events).into_iter().find(|unit| unit.contains(&missing))?;
+    Some(unit.start)
+}
+
+/// The two halves of a range of events that is not applied, at the border of a unit if there is more than one.
+fn halve(rest: &mut Vec<std::ops::Range<usize>>, range: std::ops::Range<usize>, events: &[Event]) {
+    let units = units(&events[range.clone()]);
+    if units.len() < 2 {
+        return rest.push(range);
+    }
+    let middle = range.start + units[units.len() / 2].start;
+    rest.push(middle..range.end);
+    rest.push(range.start..middle);
+}
+
+pub(super) fn fenced(peer: &Peer) -> Error {
+    Error::operator(format!("another process has taken over the link `{}`", peer.settings.link.marker_id(0)))
+        .hint("run one router per link: stop the other one, or give its nodes other names")
+}
+
+/// The marker of the link, if there is one.
+pub(super) async fn load(peer: &Peer) -> Result<Option<Marker>> {
+    let id = peer.settings.link.marker_id(0);
+    let markers = peer.markers().await?;
+    let found = client::bounded(IntoFuture::into_future(markers.find_one(doc! {"_id": &id})), Phase::Store).await?;
+    match found {
+        None => Ok(None),
+        Some(stored) => match Marker::decode(&stored) {
+            Some(marker) => Ok(Some(marker)),
+            None => Err(Error::operator(format!(
+                "the marker `{id}` in {}.{} has an unknown shape",
+                names::DATABASE,
+                names::MARKERS
+            ))
+            .hint(
+                "somebody has edited it: restore it, or `oplogue position reset` and start with initial = \"merge\"",
+            )),
+        },
+    }
+}
+
+#[async_trait]
+impl Sink for Mmm {
+    fn ordering(&self) -> Ordering {
+        Ordering::Total
+    }
+
+    fn interest(&self) -> Interest {
+        Interest { replicated: Replicated::Markers }
+    }
+
+    fn whole_transactions(&self) -> bool {
+        true
+    }
+
+    async fn open(&self) -> Result<()> {
+        let client = self.peer.client().await?;
+        let hello = hello(client, Phase::Check).await?;
+        if hello.is_standalone() {
+            return Err(Error::operator("the peer is a standalone mongod: it has no transactions")
+                .hint("start mongod with --replSet NAME and run rs.initiate() once; a set of one member is enough"));
+        }
+        let (ours, theirs) = (identity(client).await?, self.peer.origin.identity().await?);
+        if ours.is_some() && ours == theirs {
+            return Err(checks::same_deployment());
+        }
+        self.prepare(client).await?;
+        let abilities = super::statements::Abilities { diffs: self.takes_diffs(client).await? };
+        let mut state = self.state.lock().await;
+        state.abilities = abilities;
+        state.is_certain = false;
+        // An election may have taken back what was read last.
+        state.window = None;
+        let back = Link { node: self.peer.settings.link.peer.clone(), peer: self.peer.settings.link.node.clone() };
+        state.comes_back = self.peer.origin.has_marker(&back.marker_id(0)).await?;
+        Ok(())
+    }
+
+    async fn begin(&self, _from: &Position) -> Result<()> {
+        Ok(())
+    }
+
+    async fn write(&self, events: &[Event], upto: Option<&Position>) -> Result<Written> {
+        let mut state = self.state.lock().await;
+        let mut written = Written::default();
+        let Some(upto) = upto else { return Ok(written) };
+        if !state.is_certain {
+            self.reload(&mut state).await?;
+        }
+        self.watch(&mut state).await?;
+        let mut start = 0;
+        while start < events.len() {
+            let barrier = events[start..].iter().position(|event| event.op.is_barrier());
+            let end = barrier.map_or(events.len(), |at| start + at);
+            if start < end {
+                let is_last = end == events.len();
+                let before = state.marker()?.position.clone();
+                let part = &events[start..end];
+                written.duplicates += part.iter().filter(|event| state.is_done(event)).count() as u64;
+                let outcome = self.apply(&mut state, part, if is_last { upto } else { &before }).await?;
+                if outcome.conflicts + outcome.refused > 0 {
+                    info!(
+                        route = self.route,
+                        conflicts = outcome.conflicts,
+                        refused = outcome.refused,
+                        "conflicts were resolved; `oplogue conflicts list` shows them"
+                    );
+                }
+            }
+            if let Some(event) = events.get(end) {
+                self.barrier(&mut state, event).await?;
+                written.ignored += 1;
+            }
+            start = end + 1;
+        }
+        Ok(written)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let client = self.peer.client().await?;
+        client::run(&client.database("admin"), doc! {"ping": 1}, Phase::Apply).await.map(|_| ())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.peer.close().await;
+        Ok(())
+    }
+
+    fn checkpoints(&self) -> Option<Arc<dyn CheckpointStore>> {
+        Some(Arc::new(Store::new(Arc::clone(&self.peer), Arc::clone(&self.state))))
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        checks::check(&self.peer).await
+    }
+}
+
+impl Mmm {
+    async fn barrier(&self, _state: &mut State, event: &Event) -> Result<()> {
+        if event.op == Op::Gap {
+            warn!(route = self.route, "changes are missing: run `oplogue verify --repair`");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! What the sink knows while it runs, and the peer itself.
+
+use std::collections::HashMap;
+
+use bson::{Document, Timestamp, doc};
+use mongodb::{
+    Client, Collection,
+    options::{Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
+};
+use oplogue_api::{Error, Event, MARKERS, Namespace, Result};
+use tokio::sync::OnceCell;
+
+use super::{
+    marker::Marker,
+    names,
+    options::Settings,
+    origin::Origin,
+    seen::{Seen, Stream},
+    statements::{Abilities, Serial},
+    window::Window,
+};
+use crate::client::connect;
+
+/// Markers of lanes from here on belong to copies and repairs: they say nothing about how far a log is applied.
+pub(crate) const FIRST_SIDE_LANE: u32 = 1000;
+
+/// Both deployments.
+pub(super) struct Peer {
+    pub settings: Settings,
+    pub origin: Origin,
+    client: OnceCell<Client>,
+}
+
+impl Peer {
+    pub fn new(settings: Settings, origin: Origin) -> Peer {
+        Peer { settings, origin, client: OnceCell::new() }
+    }
+
+    pub async fn client(&self) -> Result<&Client> {
+        self.client.get_or_try_init(|| connect(&self.settings.uri, "oplogue")).await
+    }
+
+    /// The collection of markers: read and written at the primary, with a majority.
+    pub async fn markers(&self) -> Result<Collection<Document>> {
+        let options = CollectionOptions::builder()
+            .read_concern(ReadConcern::majority())
+            .write_concern(WriteConcern::builder().w(Acknowledgment::Majority).build())
+            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+            .build();
+        Ok(self.client().await?.database(names::DATABASE).collection_with_options(names::MARKERS, options))
+    }
+
+    pub async fn close(&self) {
+        if let Some(client) = self.client.get() {
+            crate::client::hang_up(Some(client.clone())).await;
+        }
+        self.origin.close().await;
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct State {
+    /// As it is stored; `None` before the link is claimed.
+    marker: Option<Marker>,
+    /// Whether `marker` is what is stored. Not after a commit whose outcome is unknown.
+    pub is_certain: bool,
+    /// What the source has told up to the last event that is applied.
+    pub stream: Stream,
+    /// Whether the peer's changes come back to the origin: the link back has a marker there.
+    pub comes_back: bool,
+    /// What others have written at the peer; `None` until the peer's changes are known to come back to the origin.
+    pub window: Option<Window>,
+    /// By hash: up to that time the writes of the peer have lost against an earlier change of the origin.
+    pub beaten: HashMap<u64, Timestamp>,
+    /// Whether other links lead to the peer too.
+    pub is_mesh: bool,
+    pub serial: Serial,
+    pub abilities: Abilities,
+    /// Documents that were taken whole: events up to that time are in them.
+    pub included: HashMap<(Namespace, u64), Timestamp>,
+    /// An initial copy may hold the events up to here already.
+    pub covered: Option<Timestamp>,
+    /// How many events a transaction takes.
+    pub most: usize,
+}
+
+impl State {
+    /// `most`: how many events a transaction takes.
+    pub fn new(most: usize) -> State {
+        State { most, ..State::default() }
+    }
+
+    /// What is stored, as far as is known.
+    pub fn stored(&self) -> Option<&Marker> {
+        self.marker.as_ref()
+    }
+
+    pub fn marker(&self) -> Result<&Marker> {
+        self.marker.as_ref().ok_or_else(|| Error::bug("the link is written to before it is claimed"))
+    }
+
+    /// Goes on from what is stored.
+    pub fn resume(&mut self, marker: Marker) {
+        for (node, time) in &marker.seen {
+            self.stream.seen.note(node, *time);
+        }
+        self.stream.clock = self.stream.clock.max(marker.log.clock);
+        self.marker = Some(marker);
+        self.is_certain = true;
+    }
+
+    /// A transaction with this marker is committed, and the source had told `stream` by then.
+    pub fn committed(
+        &mut self,
+        marker: Marker,
+        stream: Stream,
+        included: impl Iterator<Item = ((Namespace, u64), Timestamp)>,
+    ) {
+        self.included.retain(|_, at| *at > marker.done.time);
+        self.included.extend(included);
+        self.stream = stream;
+        if self.beaten.len() > 10_000 {
+            self.beaten.retain(|_, upto| *upto > marker.log.since);
+        }
+        self.is_mesh |= self.window.as_ref().is_some_and(|window| !window.applied().all().is_empty());
+        self.marker = Some(marker);
+        self.is_certain = true;
+    }
+
+    /// Whether it is applied already.
+    pub fn is_done(&self, event: &Event) -> bool {
+        self.marker.as_ref().is_some_and(|marker| event.id() <= marker.done)
+    }
+
+    /// Whether all that the change follows from is here: what the origin had applied of other nodes, whose own links lead here too.
+    pub fn is_followed_from(&self, seen: &Seen) -> bool {
+        let Some(window) = &self.window else { return true };
+        let here = window.applied();
+        seen.all().iter().all(|(node, time)| here.of(node).is_none_or(|applied| applied >= *time))
+    }
+
+    pub fn is_covered(&self, time: Timestamp) -> bool {
+        self.covered.is_some_and(|until| time <= until)
+    }
+}
+
+/// Whether the event is a marker.
+pub(super) fn is_marker(event: &Event) -> bool {
+    event.ns.as_str() == MARKERS
+}
+
+/// The newest entry of a log.
+pub(super) async fn newest(client: &Client) -> Result<Timestamp> {
+    let log = client.database("local").collection::<Document>("oplog.rs");
+    let find = log.find_one(doc! {}).sort(doc! {"$natural": -1}).projection(doc! {"ts": 1});
+    let found = crate::client::bounded(std::future::IntoFuture::into_future(find), crate::errors::Phase::Apply).await?;
+    found
+        .and_then(|entry| entry.get_timestamp("ts").ok())
+        .ok_or_else(|| Error::operator("the peer has no oplog").hint("it must be a replica set: rs.initiate()"))
+}

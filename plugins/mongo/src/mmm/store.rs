@@ -1,0 +1,220 @@
+//! The checkpoint of a link, which is its marker.
+
+use std::{
+    future::IntoFuture,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bson::{Document, Timestamp, doc};
+use oplogue_api::{Checkpoint, CheckpointStore, Error, EventId, Finding, Position, Result, Saved, async_trait};
+use tokio::sync::Mutex;
+
+use super::{
+    marker::{LogState, Marker},
+    sink::{fenced, load},
+    state::{Peer, State, newest},
+};
+use crate::{
+    client::answered,
+    errors::{Phase, classify, code},
+};
+
+/// A position alone, without data, is written at most so often.
+const PACE: Duration = Duration::from_secs(10);
+const DUPLICATE_KEY: i32 = 11000;
+
+/// See the module.
+pub(super) struct Store {
+    peer: Arc<Peer>,
+    state: Arc<Mutex<State>>,
+    idle: Mutex<Idle>,
+}
+
+/// What is known about the time since the last write.
+struct Idle {
+    /// When a position was last written by itself, or looked at.
+    looked: Option<Instant>,
+    /// Up to here nothing worth a write was in the log of the origin.
+    upto: Timestamp,
+}
+
+impl Store {
+    pub fn new(peer: Arc<Peer>, state: Arc<Mutex<State>>) -> Store {
+        let idle = Idle { looked: None, upto: Timestamp { time: 0, increment: 0 } };
+        Store { peer, state, idle: Mutex::new(idle) }
+    }
+
+    async fn first(&self, route: &str, position: &Position) -> Result<Marker> {
+        Ok(Marker {
+            link: self.peer.settings.link.clone(),
+            lane: 0,
+            route: route.to_owned(),
+            generation: 1,
+            seq: 1,
+            origin: self.peer.settings.link.node.clone(),
+            position: position.clone(),
+            done: EventId { time: position.time, index: u32::MAX },
+            clock: 0,
+            seen: Vec::new(),
+            saw: Vec::new(),
+            writes: Vec::new(),
+            log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
+        })
+    }
+
+    /// Replaces what is stored, if it is what we believe.
+    async fn replace(&self, before: &Marker, marker: &Marker) -> Result<bool> {
+        let filter = doc! {
+            "_id": before.link.marker_id(before.lane),
+            "generation": before.generation as i64,
+            "seq": before.seq as i64,
+        };
+        let markers = self.peer.markers().await?;
+        match answered(markers.replace_one(filter, marker.encode()).into_future()).await? {
+            Ok(result) => Ok(result.matched_count == 1),
+            Err(e) => Err(classify(e, Phase::Store)),
+        }
+    }
+
+    /// Whether a position is worth a write of its own. The checkpoint of one link is a write that the link back reads: it must not
+    /// be answered, or two idle links feed each other for ever.
+    async fn is_worth_it(&self, before: &Marker, position: &Position) -> Result<bool> {
+        let mut idle = self.idle.lock().await;
+        if idle.looked.is_some_and(|looked| looked.elapsed() < PACE) {
+            return Ok(false);
+        }
+        idle.looked = Some(Instant::now());
+        let from = idle.upto.max(before.position.time);
+        let news = self.peer.origin.has_news(from, position.time).await?;
+        if news == Some(false) {
+            idle.upto = position.time;
+        }
+        Ok(news.unwrap_or(true))
+    }
+}
+
+fn checkpoint(marker: &Marker) -> Checkpoint {
+    Checkpoint { position: marker.position.clone(), generation: marker.generation }
+}
+
+#[async_trait]
+impl CheckpointStore for Store {
+    async fn load(&self, _route: &str) -> Result<Option<Checkpoint>> {
+        let mut state = self.state.lock().await;
+        let Some(marker) = load(&self.peer).await? else { return Ok(None) };
+        let stored = checkpoint(&marker);
+        state.resume(marker);
+        Ok(Some(stored))
+    }
+
+    async fn save(&self, route: &str, wanted: &Checkpoint) -> Result<Saved> {
+        let mut state = self.state.lock().await;
+        let known = match state.stored().cloned() {
+            Some(known) if state.is_certain => Some(known),
+            _ => load(&self.peer).await?,
+        };
+        let Some(known) = known else {
+            if wanted.generation != 1 {
+                return Err(Error::operator(format!("the marker `{}` is gone from the peer", self.peer.settings.link.marker_id(0)))
+                    .hint("it says how far the peer is: restore it, or `oplogue position reset` and start with initial = \"merge\""));
+            }
+            let marker = self.first(route, &wanted.position).await?;
+            let markers = self.peer.markers().await?;
+            return match answered(markers.insert_one(marker.encode()).into_future()).await? {
+                Ok(_) => {
+                    state.resume(marker);
+                    Ok(Saved::Stored)
+                }
+                Err(e) if code(&e) == Some(DUPLICATE_KEY) => match load(&self.peer).await? {
+                    Some(marker) if checkpoint(&marker) == *wanted => {
+                        state.resume(marker);
+                        Ok(Saved::Stored)
+                    }
+                    Some(marker) => Ok(Saved::Superseded(checkpoint(&marker))),
+                    None => Err(Error::transient("the marker changes while it is saved")),
+                },
+                Err(e) => Err(classify(e, Phase::Store)),
+            };
+        };
+        if checkpoint(&known) == *wanted {
+            state.resume(known);
+            return Ok(Saved::Stored);
+        }
+        if known.generation + 1 != wanted.generation {
+            return Ok(Saved::Superseded(checkpoint(&known)));
+        }
+        let is_claim = wanted.position == known.position;
+        if !is_claim {
+            if wanted.position.time <= known.position.time || !self.is_worth_it(&known, &wanted.position).await? {
+                return Ok(Saved::Held);
+            }
+        }
+        let done = EventId { time: wanted.position.time, index: u32::MAX };
+        let marker = Marker {
+            route: route.to_owned(),
+            generation: wanted.generation,
+            seq: known.seq + 1,
+            position: wanted.position.clone(),
+            done: if is_claim { known.done } else { known.done.max(done) },
+            writes: Vec::new(),
+            ..known.clone()
+        };
+        if self.replace(&known, &marker).await? {
+            state.resume(marker);
+            return Ok(Saved::Stored);
+        }
+        match load(&self.peer).await? {
+            Some(now) if checkpoint(&now) == *wanted => {
+                state.resume(now);
+                Ok(Saved::Stored)
+            }
+            Some(now) if now.generation == known.generation => {
+                Err(Error::transient("the marker changes while it is saved"))
+            }
+            Some(now) => Ok(Saved::Superseded(checkpoint(&now))),
+            None => Err(fenced(&self.peer)),
+        }
+    }
+
+    async fn reset(&self, route: &str, position: Option<&Position>) -> Result<()> {
+        let id = self.peer.settings.link.marker_id(0);
+        let markers = self.peer.markers().await?;
+        let Some(position) = position else {
+            // Those of all lanes, of copies too.
+            let all = doc! {"node": &self.peer.settings.link.node, "peer": &self.peer.settings.link.peer};
+            let either = doc! {"$or": [{"_id": &id}, all]};
+            return match answered(markers.delete_many(either).into_future()).await? {
+                Ok(_) => Ok(()),
+                Err(e) => Err(classify(e, Phase::Store)),
+            };
+        };
+        // A damaged marker is what one resets: it starts anew then.
+        let found = answered(markers.find_one(doc! {"_id": &id}).into_future())
+            .await?
+            .map_err(|e| classify(e, Phase::Store))?;
+        let before = found.as_ref().and_then(Marker::decode);
+        let fresh = self.first(route, position).await?;
+        let marker = match before {
+            Some(before) => Marker {
+                generation: before.generation + 1,
+                seq: before.seq + 1,
+                position: position.clone(),
+                done: fresh.done,
+                log: fresh.log,
+                ..before
+            },
+            None => fresh,
+        };
+        let replaced: Document = marker.encode();
+        match answered(markers.replace_one(doc! {"_id": &id}, replaced).upsert(true).into_future()).await? {
+            Ok(_) => Ok(()),
+            Err(e) => Err(classify(e, Phase::Store)),
+        }
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        // The sink's own check looks at the same database.
+        Vec::new()
+    }
+}

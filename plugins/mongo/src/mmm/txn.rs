@@ -1,0 +1,136 @@
+//! Transactions at the peer.
+
+use std::{future::IntoFuture, time::Duration};
+
+use bson::{Document, RawDocumentBuf};
+use mongodb::{
+    Client, ClientSession,
+    error::{Error as MongoError, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
+    options::{Acknowledgment, ReadConcern, ReadPreference, SelectionCriteria, TransactionOptions, WriteConcern},
+};
+use oplogue_api::{Error, Result};
+
+use crate::{
+    client::answered,
+    errors::{Phase, classify, code},
+};
+
+/// How long a majority may take. Shorter than the wait for any answer, so that the server says so itself.
+const MAJORITY: Duration = Duration::from_secs(25);
+/// A commit whose outcome is unknown is sent again: it is the same commit, whatever became of the first.
+const COMMITS: u32 = 20;
+
+/// Why a transaction was not committed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Somebody else writes the same documents, or an election: nothing is written, and the same may work now.
+    Again(Error),
+    /// It is more than the server takes in one transaction.
+    TooLarge(Error),
+    /// Whatever it is, it concerns the route.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        Failure::Error(e)
+    }
+}
+
+/// One transaction at a time.
+pub(super) struct Transaction {
+    client: Client,
+    session: ClientSession,
+}
+
+/// A command and what it did.
+pub(super) struct Reply(pub Document);
+
+impl Reply {
+    /// How many documents a write matched, inserted or deleted.
+    pub fn n(&self) -> i64 {
+        match self.0.get("n") {
+            Some(bson::Bson::Int32(n)) => i64::from(*n),
+            Some(bson::Bson::Int64(n)) => *n,
+            Some(bson::Bson::Double(n)) => *n as i64,
+            _ => 0,
+        }
+    }
+
+    /// The first statement that was refused: its index and the code.
+    pub fn refused(&self) -> Option<(usize, i32)> {
+        let error = self.0.get_array("writeErrors").ok()?.first()?.as_document()?;
+        let index = match error.get("index") {
+            Some(bson::Bson::Int32(n)) => usize::try_from(*n).ok()?,
+            Some(bson::Bson::Int64(n)) => usize::try_from(*n).ok()?,
+            _ => 0,
+        };
+        Some((index, error.get_i32("code").unwrap_or(0)))
+    }
+}
+
+impl Transaction {
+    pub async fn begin(client: &Client) -> Result<Transaction> {
+        let session = answered(client.start_session().into_future()).await?;
+        let mut session = session.map_err(|e| classify(e, Phase::Apply))?;
+        let majority = WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(MAJORITY).build();
+        let options = TransactionOptions::builder()
+            .read_concern(ReadConcern::snapshot())
+            .write_concern(majority)
+            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+            .build();
+        let started = session.start_transaction().with_options(options).await;
+        started.map_err(|e| classify(e, Phase::Apply))?;
+        Ok(Transaction { client: client.clone(), session })
+    }
+
+    /// Runs a command of the transaction.
+    pub async fn run(&mut self, db: &str, command: RawDocumentBuf) -> Result<Reply, Failure> {
+        let db = self.client.database(db);
+        let run = db.run_raw_command(command).session(&mut self.session);
+        answered(run.into_future()).await?.map(Reply).map_err(failure)
+    }
+
+    /// The documents of a collection with these ids, as they are in the snapshot of the transaction.
+    pub async fn documents(&mut self, db: &str, coll: &str, filter: Document) -> Result<Vec<RawDocumentBuf>, Failure> {
+        let coll = self.client.database(db).collection::<RawDocumentBuf>(coll);
+        let find = coll.find(filter).session(&mut self.session);
+        let mut cursor = answered(find.into_future()).await?.map_err(failure)?;
+        let mut found = Vec::new();
+        while let Some(next) =
+            answered(async { cursor.next(&mut self.session).await.transpose() }).await?.map_err(failure)?
+        {
+            found.push(next);
+        }
+        Ok(found)
+    }
+
+    pub async fn commit(mut self) -> Result<(), Failure> {
+        for again in 0.. {
+            match answered(self.session.commit_transaction().into_future()).await? {
+                Ok(()) => break,
+                Err(e) if again < COMMITS && e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => {
+                    tokio::time::sleep(Duration::from_millis(50 << again.min(5))).await;
+                }
+                Err(e) => return Err(failure(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives it up. What the server does not hear of it gives up by itself.
+    pub async fn abort(mut self) {
+        let _ = answered(self.session.abort_transaction().into_future()).await;
+    }
+}
+
+fn failure(e: MongoError) -> Failure {
+    match code(&e) {
+        // TransactionTooLargeForCache, BSONObjectTooLarge, and "Total size of all transaction operations must be less than …".
+        Some(257 | 319 | 10334) => Failure::TooLarge(classify(e, Phase::Apply)),
+        _ if e.contains_label(TRANSIENT_TRANSACTION_ERROR) => Failure::Again(classify(e, Phase::Apply)),
+        // The transaction went away under our hands: an election, or it was too old.
+        Some(251 | 256 | 112) => Failure::Again(classify(e, Phase::Apply)),
+        _ => Failure::Error(classify(e, Phase::Apply)),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a change meets at the peer: nothing, or concurrent writes of the same document.
+
+use std::cmp::Ordering;
+
+use bson::Timestamp;
+use oplogue_api::{Error, Event, Op, Result};
+
+use super::{
+    options::{Conflicts, Policy, Settings},
+    rank::{Ranked, compare},
+    seen::Seen,
+    state::State,
+    window::{Window, Write},
+};
+
+/// What is to be done with a change.
+#[derive(Clone, Debug)]
+pub(super) enum Verdict {
+    /// Nothing is concurrent with it.
+    Apply,
+    /// A write that is here has seen it: it is in the document already.
+    Stale,
+    /// It stays, and what is here goes.
+    Remote(Conflict),
+    /// What is here stays.
+    Local(Conflict),
+}
+
+/// A conflict and the greatest of the writes that the change met.
+#[derive(Clone, Debug)]
+pub(super) struct Conflict {
+    pub kind: &'static str,
+    pub node: String,
+    pub write: Write,
+    /// The last of them.
+    pub upto: Timestamp,
+}
+
+/// `clock` and `seen` are those of the change; up to `beaten` the writes here have lost already.
+pub(super) fn verdict(
+    settings: &Settings,
+    state: &State,
+    event: &Event,
+    hash: u64,
+    clock: i64,
+    seen: &Seen,
+    beaten: Option<Timestamp>,
+) -> Result<Verdict> {
+    let policy = settings.policy(&event.ns);
+    let Some(window) = state.window.as_ref().filter(|_| policy.conflicts != Conflicts::Origin) else {
+        return Ok(Verdict::Apply);
+    };
+    let beaten = state.beaten.get(&hash).copied().max(beaten);
+    let live: Vec<&Write> =
+        window.concurrent(hash, seen).filter(|write| beaten.is_none_or(|upto| write.time > upto)).collect();
+    if live.is_empty() {
+        return Ok(Verdict::Apply);
+    }
+    if live.iter().any(|write| write.saw_us.is_some_and(|upto| event.time <= upto)) {
+        return Ok(Verdict::Stale);
+    }
+    if policy.conflicts == Conflicts::Stop {
+        return Err(Error::operator(format!("a document of {} was changed at both sides, and conflicts = \"stop\"", event.ns))
+            .hint("make both sides equal (`oplogue verify` shows where they differ), then choose a policy, or go on behind it with `oplogue position set FILE ROUTE --now`"));
+    }
+    if event.wall.is_none() {
+        return Err(Error::operator(format!(
+            "a document of {} was changed at both sides, and the source gives no wall clock to compare",
+            event.ns
+        ))
+        .hint("use a source of type mongo-oplog, or MongoDB 6.0 or later"));
+    }
+    let ours = Ranked { node: &settings.link.node, clock, is_delete: event.op == Op::Delete };
+    let Some(greatest) = greatest(settings, policy, window, &live) else { return Ok(Verdict::Apply) };
+    let theirs = ranked(window, greatest);
+    let conflict = Conflict {
+        kind: kind(greatest.op, event.op),
+        node: theirs.node.to_owned(),
+        write: greatest.clone(),
+        upto: live.iter().map(|write| write.time).max().unwrap_or(greatest.time),
+    };
+    Ok(match compare(policy, &settings.priority, ours, theirs) {
+        Ordering::Less => Verdict::Local(conflict),
+        _ => Verdict::Remote(conflict),
+    })
+}
+
+fn ranked<'a>(window: &'a Window, write: &Write) -> Ranked<'a> {
+    Ranked { node: window.node(write), clock: write.clock, is_delete: write.op == Op::Delete }
+}
+
+fn greatest<'a>(settings: &Settings, policy: Policy, window: &Window, live: &[&'a Write]) -> Option<&'a Write> {
+    live.iter().copied().max_by(|a, b| compare(policy, &settings.priority, ranked(window, a), ranked(window, b)))
+}
+
+fn kind(local: Op, remote: Op) -> &'static str {
+    match (local, remote) {
+        (Op::Delete, Op::Delete) => "delete-delete",
+        (Op::Delete, _) => "delete-update",
+        (_, Op::Delete) => "update-delete",
+        (Op::Insert, Op::Insert) => "insert-insert",
+        _ => "update-update",
+    }
+}

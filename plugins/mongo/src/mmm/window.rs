@@ -1,0 +1,309 @@
+//! What has been written at the peer, from the peer's own log: the writes among which conflicts with what comes are looked for.
+//!
+//! The log is read inside of each transaction, behind its first write, which fixes the snapshot. So every write of others is
+//! either before the snapshot, and known here, or behind it, and then the server refuses our write of the same document.
+
+use std::collections::{HashMap, VecDeque};
+
+use bson::{Document, RawDocument, Timestamp, doc};
+use futures_util::StreamExt;
+use mongodb::{
+    Client,
+    options::{ReadPreference, RunCursorCommandOptions, SelectionCriteria},
+};
+use oplogue_api::{
+    Error, Event, Namespace, Op, Replicated, Result, hash_key,
+    oplog::{Decoder, Outcome},
+};
+
+use super::{
+    marker::{Link, Marker},
+    seen::{Seen, hybrid},
+    state::{FIRST_SIDE_LANE, is_marker},
+};
+use crate::{
+    client::{answered, reply},
+    errors::{Phase, classify},
+    oplog::{Form, Gathering, Log, Part, ReadConcern, Reply, op_time},
+};
+
+/// What a write takes in memory, with its places in the maps.
+const WRITE_BYTES: usize = 96;
+
+/// A write at the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Write {
+    /// Its time in the log of the peer.
+    pub time: Timestamp,
+    /// Whose it is: a place in the list of nodes.
+    node: u16,
+    /// Its time in the log of that node, or a later one.
+    pub origin_time: Timestamp,
+    /// Milliseconds.
+    pub clock: i64,
+    pub op: Op,
+    /// How far the log of our node was applied at that one when it made the write.
+    pub saw_us: Option<Timestamp>,
+}
+
+/// See the module.
+pub(super) struct Window {
+    link: Link,
+    /// The last entry of the log that was read.
+    at: Timestamp,
+    /// The greatest clock of the markers up to there.
+    clock: i64,
+    /// What `clock` was, for places that may become the first that is needed.
+    clocks: VecDeque<(Timestamp, i64)>,
+    nodes: Vec<String>,
+    writes: HashMap<u64, Vec<Write>>,
+    /// The writes in order, to forget them.
+    order: VecDeque<(Timestamp, u64)>,
+    most: usize,
+    /// For each node that writes here too, how far its log is applied.
+    applied: Seen,
+}
+
+impl Window {
+    /// `since`: an entry of the log of the peer, before all that matters; `clock`: the greatest clock of the markers up to there.
+    pub fn new(link: Link, since: Timestamp, clock: i64, bytes: usize) -> Window {
+        let nodes = vec![link.peer.clone()];
+        Window {
+            link,
+            at: since,
+            clock,
+            clocks: VecDeque::from([(since, clock)]),
+            nodes,
+            writes: HashMap::new(),
+            order: VecDeque::new(),
+            most: bytes / WRITE_BYTES,
+            applied: Seen::default(),
+        }
+    }
+
+    /// The key of a document in here. Two documents may share it: then one conflict too many is seen, in 2^64.
+    pub fn hash(ns: &Namespace, key: &RawDocument) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        ns.as_str().hash(&mut hasher);
+        hasher.write_u64(hash_key(key));
+        hasher.finish()
+    }
+
+    /// How far the log of another node is applied at the peer, as far as was read.
+    pub fn applied(&self) -> &Seen {
+        &self.applied
+    }
+
+    /// The same, told by the marker of another link.
+    pub fn note_applied(&mut self, marker: &Marker) {
+        self.applied.note(&marker.link.node, marker.position.time);
+    }
+
+    pub fn node(&self, write: &Write) -> &str {
+        &self.nodes[usize::from(write.node)]
+    }
+
+    /// The writes of a document that are not among what `seen` has seen.
+    pub fn concurrent(&self, hash: u64, seen: &Seen) -> impl Iterator<Item = &Write> {
+        let writes = self.writes.get(&hash).map_or(&[][..], Vec::as_slice);
+        writes.iter().filter(move |write| !self.was_seen(write, seen))
+    }
+
+    fn was_seen(&self, write: &Write, seen: &Seen) -> bool {
+        let time = if write.node == 0 { write.time } else { write.origin_time };
+        seen.of(self.node(write)).is_some_and(|upto| time <= upto)
+    }
+
+    /// Forgets what no later change can be concurrent with. Returns where a new window would have to begin.
+    pub fn forget(&mut self, seen: &Seen) -> (Timestamp, i64) {
+        while let Some((time, hash)) = self.order.front().copied() {
+            let Some(writes) = self.writes.get(&hash) else {
+                self.order.pop_front();
+                continue;
+            };
+            let write = writes.iter().find(|write| write.time == time);
+            if write.is_some_and(|write| !self.was_seen(write, seen)) {
+                break;
+            }
+            self.order.pop_front();
+            if let Some(writes) = self.writes.get_mut(&hash) {
+                writes.retain(|write| write.time != time);
+                if writes.is_empty() {
+                    self.writes.remove(&hash);
+                }
+            }
+        }
+        let first = self.order.front().map_or(self.at, |(time, _)| *time);
+        // The last place before the first write that is still needed.
+        while self.clocks.get(1).is_some_and(|(time, _)| *time < first) {
+            self.clocks.pop_front();
+        }
+        self.clocks.front().copied().unwrap_or((self.at, self.clock))
+    }
+
+    /// Reads the log to its end.
+    ///
+    /// # Errors
+    /// `Operator` when the log does not reach back to where it was read last, and when the window is full.
+    pub async fn pull(&mut self, client: &Client) -> Result<()> {
+        let log = Log::new(client, ReadConcern::Local);
+        let mut options = RunCursorCommandOptions::default();
+        options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        options.batch_size = Some(5000);
+        let local = client.database("local");
+        let cursor = local.run_cursor_command(self.command()).with_options(options).batch();
+        let mut cursor =
+            answered(std::future::IntoFuture::into_future(cursor)).await?.map_err(|e| classify(e, Phase::Apply))?;
+        let mut first = true;
+        let mut decoder = Decoder::new(false).replicated(Replicated::MarkersAndWrites);
+        let (mut events, mut bad) = (Vec::new(), Vec::new());
+        loop {
+            let next = answered(async { Ok(cursor.next().await) }).await?.map_err(|e| classify(e, Phase::Apply))?;
+            let Some(batch) = next else { break };
+            let batch = Reply::read(reply(batch.map_err(|e| classify(e, Phase::Apply))?)?)?;
+            for entry in batch.entries(0) {
+                let entry = entry?;
+                let at = op_time(&entry)?;
+                if std::mem::take(&mut first) {
+                    if at.ts != self.at {
+                        return Err(gone());
+                    }
+                    continue;
+                }
+                let decoded = decoder.entry(&entry, &mut events, &mut bad);
+                if let Outcome::NeedsChain(chain) = decoded.outcome {
+                    let mut gathering = Gathering::new(chain, at, Form::Whole);
+                    loop {
+                        match gathering.next_part(&log).await? {
+                            Part::Entry(entry) => {
+                                decoder.chain_entry(&mut gathering.chain, &entry, &mut events, &mut bad);
+                                gathering.delivered();
+                            }
+                            Part::Last => {
+                                decoder.chain_end(gathering.chain, &mut events, &mut bad);
+                                break;
+                            }
+                            Part::Broken(e) => return Err(e),
+                        }
+                    }
+                }
+                // What cannot be decoded has a source's attention on the way back.
+                bad.clear();
+                self.enter(&events, at.ts)?;
+                events.clear();
+                self.at = at.ts;
+            }
+        }
+        if first { Err(gone()) } else { Ok(()) }
+    }
+
+    /// Of our own transactions, only the marker.
+    fn command(&self) -> Document {
+        let first = |field: &str| doc! {"$arrayElemAt": [format!("$o.applyOps.{field}"), 0]};
+        let ours = doc! {"$and": [
+            {"$eq": ["$ns", "admin.$cmd"]},
+            {"$eq": [first("ns"), oplogue_api::MARKERS]},
+            {"$eq": [first("o.node"), &self.link.node]},
+            {"$eq": [first("o.peer"), &self.link.peer]},
+        ]};
+        let marker = doc! {"applyOps": [{"$arrayElemAt": ["$o.applyOps", 0]}]};
+        doc! {
+            "find": "oplog.rs",
+            "filter": {"ts": {"$gte": self.at}},
+            "projection": {
+                "ts": 1, "t": 1, "op": 1, "ns": 1, "o2": 1, "wall": 1, "lsid": 1, "txnNumber": 1, "prevOpTime": 1,
+                "fromMigrate": 1, "multiOpType": 1,
+                "o": {"$cond": [ours, marker, "$o"]},
+            },
+            "readConcern": {"level": "local"},
+        }
+    }
+
+    fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
+        let mut marker: Option<(Marker, HashMap<u64, (Timestamp, i64)>)> = None;
+        for event in events {
+            if is_marker(event) {
+                let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
+                let Some(found) = found.and_then(|d| Marker::decode(&d)) else { continue };
+                if found.clock > self.clock {
+                    self.clock = found.clock;
+                    self.clocks.push_back((time, self.clock));
+                }
+                if found.link.node != self.link.node && found.lane < FIRST_SIDE_LANE {
+                    self.note_applied(&found);
+                }
+                let exact = exact_writes(&found);
+                marker = event.txn.is_some().then_some((found, exact));
+                continue;
+            }
+            let Some(key) = event.key.as_deref().filter(|_| !event.op.is_barrier()) else { continue };
+            let hash = Window::hash(&event.ns, key);
+            let write = match &marker {
+                Some((marker, _)) if marker.link == self.link => continue,
+                Some((marker, exact)) => {
+                    let (origin_time, clock) =
+                        exact.get(&hash).copied().unwrap_or((marker.position.time, marker.clock));
+                    let node = self.place(&marker.origin);
+                    let saw_us = Seen::new(&marker.saw).of(&self.link.node);
+                    Write { time, node, origin_time, clock, op: event.op, saw_us }
+                }
+                None => {
+                    let wall = event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000);
+                    let clock = hybrid(wall, self.clock);
+                    Write { time, node: 0, origin_time: time, clock, op: event.op, saw_us: None }
+                }
+            };
+            let writes = self.writes.entry(hash).or_default();
+            match writes.last_mut() {
+                // Several writes of one entry count as its last.
+                Some(last) if last.time == time => *last = write,
+                _ => {
+                    writes.push(write);
+                    self.order.push_back((time, hash));
+                }
+            }
+        }
+        if self.order.len() > self.most {
+            return Err(Error::operator(
+                "more has been written at the peer than the window holds, since its changes last came back",
+            )
+            .hint(
+                "raise `window` of the sink; if nothing replicates the peer's writes back, set conflicts = \"origin\"",
+            ));
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, node: &str) -> u16 {
+        let found = self.nodes.iter().position(|name| name == node);
+        let place = found.unwrap_or_else(|| {
+            self.nodes.push(node.to_owned());
+            self.nodes.len() - 1
+        });
+        u16::try_from(place).unwrap_or(u16::MAX)
+    }
+}
+
+/// For each document of the transaction, the time and clock of its last write: `writes` of a marker, 24 bytes each.
+fn exact_writes(marker: &Marker) -> HashMap<u64, (Timestamp, i64)> {
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    let each = marker.writes.chunks_exact(24).map(|one| {
+        let time = number(&one[8..16]);
+        let time = Timestamp { time: (time >> 32) as u32, increment: time as u32 };
+        (number(&one[..8]), (time, number(&one[16..]) as i64))
+    });
+    each.collect()
+}
+
+/// The other way round.
+pub(super) fn encode_write(into: &mut Vec<u8>, hash: u64, time: Timestamp, clock: i64) {
+    into.extend_from_slice(&hash.to_le_bytes());
+    into.extend_from_slice(&((u64::from(time.time) << 32) | u64::from(time.increment)).to_le_bytes());
+    into.extend_from_slice(&clock.to_le_bytes());
+}
+
+fn gone() -> Error {
+    Error::operator("the oplog of the peer no longer reaches back to where conflicts have to be looked for")
+        .hint("changes of both sides may contradict each other unseen: run `oplogue verify --repair FILE`, then `oplogue position set FILE ROUTE --now`; a larger oplog (replSetResizeOplog) keeps it from happening again")
+}
