@@ -19,6 +19,7 @@ mod cli;
 pub mod config;
 pub mod denylist;
 pub mod engine;
+pub mod mmm;
 pub mod oplogtoredis;
 pub mod telemetry;
 

@@ -1,12 +1,12 @@
 //! `oplogue completions SHELL`.
 
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::Shell;
 
-use super::{Arguments, output};
+use super::output;
 
-pub fn completions(shell: Shell) -> u8 {
+pub fn completions(shell: Shell, mut command: Command) -> u8 {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "oplogue", &mut script);
+    clap_complete::generate(shell, &mut command, "oplogue", &mut script);
     output::answer(&String::from_utf8_lossy(&script))
 }

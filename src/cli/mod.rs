@@ -5,19 +5,22 @@
 mod check;
 mod completions;
 mod file;
+mod mmm;
 mod oplogtoredis;
 mod output;
 mod plugins;
 mod position;
 mod run;
 mod tap;
+mod tool;
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use oplogue_api::Registry;
 
 /// Done.
@@ -82,12 +85,9 @@ enum Command {
     /// Shows, sets or removes the checkpoints of routes
     #[command(subcommand)]
     Position(position::Position),
-    /// Prints the configuration that the environment of another program comes to
-    Import {
-        /// The program
-        #[arg(value_enum)]
-        program: Program,
-    },
+    /// Prints the configuration that that of another program comes to
+    #[command(subcommand)]
+    Import(Program),
     /// Runs in the place of oplogtoredis, configured by its variables OTR_*; a link to this program by that name does too
     Oplogtoredis,
     /// Prints a script with which a shell completes arguments
@@ -101,10 +101,12 @@ enum Command {
 }
 
 /// Whose configuration can be read.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Subcommand)]
 enum Program {
-    /// Its variables OTR_*
+    /// That of oplogtoredis: its variables OTR_*
     Oplogtoredis,
+    /// That of MongoMultiMaster: mmm.yml, and the links that it keeps at its servers
+    Mmm(mmm::Mmm),
 }
 
 /// Whether the program was called by the name of the one it stands in for.
@@ -115,7 +117,14 @@ fn is_drop_in() -> bool {
 
 /// The whole program, for the given plugins: reads the arguments, does what they say and returns the exit code.
 pub fn main_with(registry: Registry) -> ExitCode {
-    let arguments = match if is_drop_in() { drop_in_arguments() } else { Arguments::try_parse() } {
+    let command = tool::extend(Arguments::command(), &registry);
+    let matches = command.clone().try_get_matches_from(if is_drop_in() { drop_in_arguments() } else { given() });
+    if let Ok(Some((name, matches))) = matches.as_ref().map(clap::ArgMatches::subcommand)
+        && let Some(tool) = registry.tools.get(name)
+    {
+        return ExitCode::from(tool::run(tool, matches, &registry));
+    }
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(e) => {
             // A closed pipe is no reason to fail.
@@ -129,26 +138,30 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Plugins { kind } => plugins::plugins(kind.as_deref(), &registry),
         Command::Tap(tap) => tap.run(&registry),
         Command::Position(position) => position.run(&registry),
-        Command::Completions { shell } => completions::completions(shell),
-        Command::Import { program: Program::Oplogtoredis } => oplogtoredis::import(),
+        Command::Completions { shell } => completions::completions(shell, command),
+        Command::Import(Program::Oplogtoredis) => oplogtoredis::import(),
+        Command::Import(Program::Mmm(mmm)) => mmm.import(),
         Command::Oplogtoredis => oplogtoredis::run(&registry),
-        Command::Help => output::answer(&Arguments::command().render_help().to_string()),
+        Command::Help => output::answer(&command.clone().render_help().to_string()),
     };
     ExitCode::from(code)
 }
 
 /// oplogtoredis takes no arguments and ignores what it is given; help and the version are asked for all the same.
-fn drop_in_arguments() -> Result<Arguments, clap::Error> {
+fn drop_in_arguments() -> Vec<OsString> {
+    let stand_in = || vec!["oplogue".into(), crate::oplogtoredis::NAME.into()];
     match std::env::args_os().nth(1) {
-        Some(asked) if ["-h", "--help", "-V", "--version"].iter().any(|known| asked == *known) => {
-            Arguments::try_parse()
-        }
+        Some(asked) if ["-h", "--help", "-V", "--version"].iter().any(|known| asked == *known) => given(),
         Some(_) => {
             output::note("oplogtoredis takes no arguments: they are ignored\n");
-            Arguments::try_parse_from(["oplogue", crate::oplogtoredis::NAME])
+            stand_in()
         }
-        None => Arguments::try_parse_from(["oplogue", crate::oplogtoredis::NAME]),
+        None => stand_in(),
     }
+}
+
+fn given() -> Vec<OsString> {
+    std::env::args_os().collect()
 }
 
 /// The runtime of the commands that talk to servers.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use oplogue_api::{Field, Registry};
 
-use super::{MISUSED, file, output};
+use super::{MISUSED, file, output, tool};
 use crate::config::{sample, type_name};
 
 /// What is shown of a plugin.
@@ -20,10 +20,13 @@ struct Entry {
 
 pub fn plugins(kind: Option<&str>, registry: &Registry) -> u8 {
     let all = entries(registry);
-    let Some(kind) = kind else { return output::answer(&list(&all)) };
+    let Some(kind) = kind else { return output::answer(&list(&all, registry)) };
+    if let Some(found) = registry.tools.get(kind) {
+        return tool::describe(found);
+    }
     let found: Vec<_> = all.iter().filter(|e| e.name == kind).collect();
     if found.is_empty() {
-        file::unknown("plugin", kind, all.iter().map(|e| e.name));
+        file::unknown("plugin", kind, all.iter().map(|e| e.name).chain(registry.tools.keys().copied()));
         return MISUSED;
     }
     output::answer(&found.into_iter().map(describe).collect::<Vec<_>>().join("\n"))
@@ -50,7 +53,7 @@ fn entries(registry: &Registry) -> Vec<Entry> {
     all
 }
 
-fn list(all: &[Entry]) -> String {
+fn list(all: &[Entry], registry: &Registry) -> String {
     let mut out = String::new();
     let width = all.iter().map(|e| e.name.len()).max().unwrap_or(0);
     let mut what = "";
@@ -60,6 +63,11 @@ fn list(all: &[Entry]) -> String {
             let _ = writeln!(out, "{}{what}s", if out.is_empty() { "" } else { "\n" });
         }
         let _ = writeln!(out, "  {:width$}  {}", entry.name, entry.summary);
+    }
+    let width = registry.tools.keys().map(|name| name.len()).max().unwrap_or(0);
+    for (index, tool) in registry.tools.values().enumerate() {
+        let head = if index == 0 { "\ntools\n" } else { "" };
+        let _ = writeln!(out, "{head}  {:width$}  {}", tool.name, tool.summary);
     }
     out.push_str("\nThe options of one: oplogue plugins TYPE\n");
     out

@@ -69,6 +69,8 @@ impl Route {
     pub async fn run(&self) -> Result<RouteEnd> {
         let context = self.plan.context(&self.plan.sink.name);
         let sink = self.plan.sink.build(&context)?;
+        let watched = Arc::downgrade(&sink);
+        self.status.watch_progress(move || watched.upgrade().and_then(|sink| sink.progress()));
         let result = self.run_with(&context, &sink).await;
         match tokio::time::timeout(Duration::from_secs(5), sink.close()).await {
             Ok(Ok(())) => {}

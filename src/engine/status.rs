@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use crate::telemetry::metrics::Place;
 
 mod health;
+mod initial;
 
 pub use health::{Calling, Health};
+pub use initial::InitialView;
 
 /// A reply that is older than this says nothing about now. Idle sources answer every second or so.
 const FRESH: Duration = Duration::from_secs(15);
@@ -80,6 +82,7 @@ pub struct RouteStatus {
     source: String,
     sink: String,
     in_flight: Mutex<Option<InFlight>>,
+    progress: Mutex<Option<initial::Watched>>,
     inner: Mutex<Inner>,
 }
 
@@ -139,6 +142,7 @@ impl RouteStatus {
             source: source.to_owned(),
             sink: sink.to_owned(),
             in_flight: Mutex::new(None),
+            progress: Mutex::new(None),
             inner: Mutex::new(inner),
         })
     }
@@ -283,6 +287,7 @@ impl RouteStatus {
             checkpoint: inner.checkpoint.map(ClusterTime),
             checkpoint_saved_seconds_ago: inner.saved.map(|at| at.elapsed().as_secs_f64()),
             in_flight_bytes: self.in_flight_bytes(),
+            initial: self.progress().map(InitialView::from),
         }
     }
 
@@ -373,6 +378,9 @@ pub struct RouteView {
     pub checkpoint_saved_seconds_ago: Option<f64>,
     /// Bytes between source and sink.
     pub in_flight_bytes: u64,
+    /// The sink's work before the stream; absent when there was none in this run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<InitialView>,
 }
 
 /// A cluster time, written `seconds.increment`, as event ids begin.

@@ -331,6 +331,9 @@ fn gauges_of(routes: &[Arc<RouteStatus>]) -> Vec<MetricFamily> {
         route,
     );
     let in_flight = gauges("oplogue_in_flight_bytes", "Bytes between source and sink.", route);
+    let estimated =
+        gauges("oplogue_route_copy_documents", "About how many documents the initial copy has to do.", route);
+    let copied = gauges("oplogue_route_copied_documents", "Documents that the initial copy has done.", route);
     let build = gauges("oplogue_build_info", "Always 1; the version is in the label.", &["version"]);
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
     for status in routes {
@@ -344,8 +347,12 @@ fn gauges_of(routes: &[Arc<RouteStatus>]) -> Vec<MetricFamily> {
             position.with_label_values(name).set(f64::from(time.time));
         }
         in_flight.with_label_values(name).set(status.in_flight_bytes() as f64);
+        if let Some(progress) = status.progress() {
+            estimated.with_label_values(name).set(progress.documents_estimated as f64);
+            copied.with_label_values(name).set(progress.documents as f64);
+        }
     }
-    [up, lag, age, position, in_flight, build].iter().flat_map(Collector::collect).collect()
+    [up, lag, age, position, in_flight, estimated, copied, build].iter().flat_map(Collector::collect).collect()
 }
 
 fn process_families() -> Vec<MetricFamily> {

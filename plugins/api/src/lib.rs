@@ -17,6 +17,7 @@ mod namespace;
 pub mod oplog;
 mod plugin;
 mod registry;
+mod tool;
 mod units;
 
 pub use change::{Change, Path, PathPart, Update};
@@ -26,11 +27,14 @@ pub use event::{BadEvent, Batch, Event, EventId, Op, Position, Txn};
 pub use key::{hash_key, same_key};
 pub use namespace::{MARKERS, Namespace, NamespaceCache, REPLICATION_DATABASE};
 pub use plugin::{
-    Checkpoint, CheckpointStore, Failed, Finding, Interest, Ordering, Replicated, Saved, Severity, Sink, Source,
-    StartAt, Transform, Written,
+    Checkpoint, CheckpointStore, Failed, Finding, Interest, Ordering, Progress, Replicated, Saved, Severity, Sink,
+    Source, StartAt, Transform, Written,
 };
 pub use registry::{Context, Field, FieldType, Options, Origin, Plugin, Registry, StoreBuild};
 pub use registry::{SinkBuild, SourceBuild, TransformBuild};
+pub use tool::{
+    Action, Argument, ArgumentKind, Outcome, RunTool, Tool, ToolArguments, ToolContext, ToolNode, ToolRoute,
+};
 pub use units::{ByteSize, Period};
 
 pub use async_trait::async_trait;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Batch, Error, Event, Position, Result};
+use crate::{Batch, Error, Event, Namespace, Position, Result};
 
 /// Where a source begins to read.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +108,27 @@ pub struct Failed {
     pub error: Error,
 }
 
+/// How far the work of [`Sink::begin`] has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Documents copied or compared so far, by earlier runs too.
+    pub documents: u64,
+    /// About how many there are in all.
+    pub documents_estimated: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// About the size of all.
+    pub bytes_estimated: u64,
+    /// How many of them needed a decision.
+    pub conflicts: u64,
+    /// The collection that is being copied.
+    pub namespace: Option<Namespace>,
+    /// How long it has been going on, or took.
+    pub seconds: f64,
+    /// Nothing is left.
+    pub done: bool,
+}
+
 /// Delivers events.
 #[async_trait]
 pub trait Sink: Send + Sync {
@@ -144,6 +165,11 @@ pub trait Sink: Send + Sync {
     /// `Transient` is tried again; every other kind ends the run as one of [`Sink::open`] does.
     async fn begin(&self, _from: &Position) -> Result<()> {
         Ok(())
+    }
+
+    /// How far [`Sink::begin`] has come; `None` when it had nothing to do in this run. Asked whenever somebody looks.
+    fn progress(&self) -> Option<Progress> {
+        None
     }
 
     /// Makes the events durable, or says which are not.

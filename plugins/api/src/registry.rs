@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use serde::de::DeserializeOwned;
 
-use crate::{CheckpointStore, Error, Result, Sink, Source, Transform};
+use crate::{CheckpointStore, Error, Result, Sink, Source, Tool, Transform};
 
 /// The type of an option's value, for checks, messages and `oplogue plugins`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +152,8 @@ pub struct Registry {
     pub sinks: BTreeMap<&'static str, Plugin<SinkBuild>>,
     /// Checkpoint stores by type.
     pub stores: BTreeMap<&'static str, Plugin<StoreBuild>>,
+    /// Tools by name.
+    pub tools: BTreeMap<&'static str, Tool>,
 }
 
 fn enter<B: ?Sized>(map: &mut BTreeMap<&'static str, Plugin<B>>, plugin: Plugin<B>) {
@@ -195,4 +197,13 @@ impl Registry {
         /// Adds a checkpoint store.
         store, stores, StoreBuild, Arc<dyn CheckpointStore>
     );
+
+    /// Adds a tool.
+    ///
+    /// # Panics
+    /// When the name is taken.
+    pub fn tool(&mut self, tool: Tool) {
+        let name = tool.name;
+        assert!(self.tools.insert(name, tool).is_none(), "two tools are called `{name}`");
+    }
 }

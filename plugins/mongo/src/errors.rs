@@ -21,6 +21,10 @@ pub(crate) enum Phase {
     Store,
     /// Applying changes at a peer.
     Apply,
+    /// Looking at collections and indexes of a replicator's target, and changing them.
+    Ddl,
+    /// Copying a deployment.
+    Copy,
 }
 
 impl Phase {
@@ -33,6 +37,8 @@ impl Phase {
             Phase::Lookup => "while looking up full documents",
             Phase::Store => "at the checkpoint store",
             Phase::Apply => "while applying changes",
+            Phase::Ddl => "while applying DDL",
+            Phase::Copy => "while copying",
         }
     }
 }

@@ -1,4 +1,4 @@
-use oplogue_api::Doc;
+use oplogue_api::{Doc, Namespace, Progress};
 use tokio::time::advance;
 
 use super::*;
@@ -173,6 +173,10 @@ async fn the_view_shows_times_as_event_ids_do_and_leaves_out_what_is_not_known()
     let json = serde_json::to_value(r.snapshot()).unwrap();
     assert_eq!((json["read"].as_str(), json["server_time"].as_str()), (Some("7.1"), Some("9.4")));
     assert_eq!(json["in_flight_bytes"], 12);
+    assert_eq!(json.get("initial"), None);
+    r.watch_progress(|| Some(Progress { documents: 3, namespace: Some(Namespace::new("a.b")), ..Progress::default() }));
+    let json = serde_json::to_value(r.snapshot()).unwrap();
+    assert_eq!((json["initial"]["documents"].as_u64(), json["initial"]["namespace"].as_str()), (Some(3), Some("a.b")));
     assert_eq!(
         (json["name"].as_str(), json["source"].as_str(), json["sink"].as_str()),
         (Some("r"), Some("from"), Some("to"))

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use oplogue_api::{Doc, Error, Namespace, Op, Position, bson::Timestamp};
+use oplogue_api::{Doc, Error, Namespace, Op, Position, Progress, bson::Timestamp};
 
 use super::*;
 
@@ -71,6 +71,7 @@ async fn gauges_show_the_routes_as_they_are_now() {
     up.read(&Position { token: Doc::empty(), time: time(130) }, time(142));
     up.checkpointed(time(100));
     up.measure_in_flight(|| 99);
+    up.watch_progress(|| Some(Progress { documents: 7, documents_estimated: 20, ..Progress::default() }));
     down.stopped(&Error::operator("no"));
     let routes = [up, down];
     let text = metrics.render(&routes);
@@ -80,6 +81,9 @@ async fn gauges_show_the_routes_as_they_are_now() {
     assert_eq!(value(&text, r#"oplogue_lag_seconds{route="down"}"#), None, "not known is not zero");
     assert_eq!(value(&text, r#"oplogue_checkpoint_position_seconds{route="up"}"#), Some(100.0));
     assert_eq!(value(&text, r#"oplogue_in_flight_bytes{route="up"}"#), Some(99.0));
+    assert_eq!(value(&text, r#"oplogue_route_copy_documents{route="up"}"#), Some(20.0));
+    assert_eq!(value(&text, r#"oplogue_route_copied_documents{route="up"}"#), Some(7.0));
+    assert_eq!(value(&text, r#"oplogue_route_copied_documents{route="down"}"#), None, "it has none to make");
     let build = format!(r#"oplogue_build_info{{version="{}"}}"#, env!("CARGO_PKG_VERSION"));
     assert_eq!(value(&text, &build), Some(1.0));
     tokio::time::advance(Duration::from_secs(8)).await;
@@ -105,6 +109,7 @@ fn the_documentation_names_every_metric_and_no_other() {
     status.started(&position);
     status.read(&position, position.time);
     status.checkpointed(position.time);
+    status.watch_progress(|| Some(Progress::default()));
     let text = metrics.render(&[status]);
     let shown: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

@@ -1,6 +1,7 @@
 //! The command line, through the real binary.
 
 mod connected;
+mod tools;
 
 use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 

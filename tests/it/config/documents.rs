@@ -116,11 +116,12 @@ fn the_documentation_knows_every_key() {
 /// The plugins whose names are promised, each where it belongs.
 #[test]
 fn all_bundled_plugins_are_registered() {
-    let Registry { sources, transforms, sinks, stores } = builtin::registry();
+    let Registry { sources, transforms, sinks, stores, tools } = builtin::registry();
     assert_eq!(sources.into_keys().collect::<Vec<_>>(), ["bson-dump", "mongo-change-stream", "mongo-oplog"]);
     assert_eq!(transforms.into_keys().collect::<Vec<_>>(), ["filter"]);
-    assert_eq!(sinks.into_keys().collect::<Vec<_>>(), ["null", "redis-oplog", "stdout"]);
+    assert_eq!(sinks.into_keys().collect::<Vec<_>>(), ["mongo-mmm", "null", "redis-oplog", "stdout"]);
     assert_eq!(stores.into_keys().collect::<Vec<_>>(), ["file", "mongo", "redis"]);
+    assert_eq!(tools.into_keys().collect::<Vec<_>>(), ["conflicts", "verify"]);
 }
 
 /// The defaults that plugins tell of are values of the type they tell of: with all of them written out, a table is sound.

@@ -11,6 +11,7 @@ use super::{
     damaged,
     envelope::{Envelope, Kind, command},
     operation::{Context, Place, write_event},
+    views::view_event,
 };
 use crate::{BadEvent, Doc, Error, Event, EventId, MARKERS, Namespace, NamespaceCache, Op, Replicated, Result, Txn};
 
@@ -126,7 +127,12 @@ impl Decoder {
         }
         let mut context = Context { time, wall: envelope.wall, txn: None };
         if kind != Kind::Command {
-            let Some(ns) = self.wanted(envelope.ns, &context) else { return Ok(Outcome::Skipped) };
+            let Some(ns) = self.wanted(envelope.ns, &context) else {
+                let view = view_event(entry, envelope, kind, Place::alone(), &context)?;
+                let outcome = if view.is_some() { Outcome::Events } else { Outcome::Skipped };
+                out.events.extend(view);
+                return Ok(outcome);
+            };
             out.events.push(write_event(entry, envelope, kind, ns, Place::alone(), &context)?);
             return Ok(Outcome::Events);
         }
@@ -286,7 +292,7 @@ impl Decoder {
             Kind::Command => self.command_event(raw, envelope, place, context),
             kind => match self.wanted(envelope.ns, context) {
                 Some(ns) => write_event(raw, envelope, kind, ns, place, context).map(Some),
-                None => Ok(None),
+                None => view_event(raw, envelope, kind, place, context),
             },
         }
     }

@@ -18,6 +18,7 @@ mod fields;
 mod operation;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub use apply::apply;
 pub use chain::{Chain, Link};

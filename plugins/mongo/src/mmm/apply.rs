@@ -1,8 +1,12 @@
 //! One transaction: a marker, and what it says is applied.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    future::IntoFuture,
+};
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
+use futures_util::TryStreamExt;
 use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
 
 use super::{
@@ -198,6 +202,10 @@ impl Peer {
                             )?);
                             (now, false)
                         }
+                        Now::Homeless => {
+                            writes.records.push(records::homeless(link, event, clock)?);
+                            (now, false)
+                        }
                         Now::Wanted(why) => {
                             wanted.push(Wanted { ns: event.ns.clone(), key: Doc::from(key), time: event.time, why });
                             (now, false)
@@ -373,6 +381,31 @@ impl Peer {
             }
         }
         Ok(())
+    }
+
+    /// When DDL of this link was run at the peer, by the peer's clock.
+    pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<(Timestamp, Timestamp)>> {
+        let ledger = self.client().await?.database(names::DATABASE).collection::<Document>(names::LEDGER);
+        let ours = doc! {"link": self.settings.link.marker_id(0), "start": {"$exists": true}, "$or": [{"end": {"$gte": since}}, {"end": null}]};
+        let find = ledger.find(ours).projection(doc! {"start": 1, "end": 1});
+        let mut found = crate::client::bounded(find.into_future(), crate::errors::Phase::Apply).await?;
+        let mut times = Vec::new();
+        while let Some(entry) = crate::client::bounded(found.try_next(), crate::errors::Phase::Apply).await? {
+            if let Ok(start) = entry.get_timestamp("start") {
+                times.push((start, entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 })));
+            }
+        }
+        Ok(times)
+    }
+
+    /// Keeps the record of a conflict that no transaction has caused. Once: its `_id` is that of the event.
+    pub(super) async fn record(&self, record: Document) -> Result<()> {
+        let conflicts = self.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
+        match crate::client::answered(conflicts.insert_one(record).into_future()).await? {
+            Ok(_) => Ok(()),
+            Err(e) if crate::errors::code(&e) == Some(11000) => Ok(()),
+            Err(e) => Err(crate::errors::classify(e, crate::errors::Phase::Apply)),
+        }
     }
 
     /// Conflicts and tombstones, in the same transaction.

@@ -38,6 +38,8 @@ pub(super) enum Now {
     Won(Conflict, Option<RawDocumentBuf>),
     /// The change has lost: what it would have been.
     Lost(Conflict, Option<RawDocumentBuf>),
+    /// The change has lost together with its collection.
+    Homeless,
     /// Only the origin knows.
     Wanted(Why),
 }
@@ -54,6 +56,7 @@ pub(super) fn apply(
 ) -> Result<Now> {
     let conflict = match verdict {
         Verdict::Stale => return Ok(Now::Same),
+        Verdict::Removed => return Ok(Now::Homeless),
         Verdict::Apply => return alone(event, now, whole, taken, is_unknown),
         Verdict::Remote(conflict) | Verdict::Local(conflict) if event.op == Op::Delete && now.is_none() => {
             // Deleted at both sides: nobody has lost anything.

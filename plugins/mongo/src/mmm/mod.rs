@@ -4,6 +4,8 @@
 mod apply;
 mod checks;
 mod chunk;
+mod copy;
+mod ddl;
 mod document;
 pub(crate) mod marker;
 pub(crate) mod names;
@@ -20,6 +22,7 @@ mod state;
 mod statements;
 mod store;
 mod subjects;
+mod tools;
 mod txn;
 mod verdict;
 mod window;
@@ -35,4 +38,5 @@ pub(crate) fn register(r: &mut Registry) {
         options::FIELDS,
         |context, options| Ok(Arc::new(sink::Mmm::new(context, options)?)),
     );
+    tools::register(r);
 }

@@ -3,7 +3,12 @@
 use oplogue_api::{ByteSize, Error, Field, FieldType, Namespace, Options, Period, Result};
 use serde::Deserialize;
 
-use super::{marker::Link, stamp::Stamp};
+use super::{
+    copy::{self, Initial},
+    ddl::{Ddl, DdlPolicy},
+    marker::Link,
+    stamp::Stamp,
+};
 use crate::{client::check_uri, globs::Globs};
 
 pub(super) const FIELDS: &[Field] = &[
@@ -19,7 +24,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     Field::new(
         "conflicts",
-        FieldType::OneOf(&["last-write", "priority", "merge", "stop", "origin"]),
+        FieldType::OneOf(&["last-write", "priority", "stop", "origin"]),
         "Which of two concurrent writes of a document stays",
     )
     .default("\"last-write\""),
@@ -77,7 +82,6 @@ pub(super) enum Conflicts {
     #[default]
     LastWrite,
     Priority,
-    Merge,
     Stop,
     Origin,
 }
@@ -90,26 +94,6 @@ pub(super) enum Deletes {
     Rank,
     Win,
     Lose,
-}
-
-/// See `ddl`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Ddl {
-    #[default]
-    Apply,
-    Ignore,
-    Stop,
-}
-
-/// See `initial`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Initial {
-    #[default]
-    None,
-    Copy,
-    Merge,
 }
 
 /// See `stamp`.
@@ -185,8 +169,7 @@ pub(super) struct Settings {
     exceptions: Vec<(Globs, Policy)>,
     /// The nodes, the one whose writes stay first.
     pub priority: Vec<String>,
-    pub ddl: Ddl,
-    pub ddl_drops: Ddl,
+    pub ddl: DdlPolicy,
     pub initial: Initial,
     pub stamp: Option<Stamp>,
     pub tombstones: Period,
@@ -237,8 +220,7 @@ impl Settings {
             policy,
             exceptions,
             priority: table.priority,
-            ddl: table.ddl,
-            ddl_drops: table.ddl_drops,
+            ddl: DdlPolicy { changes: table.ddl, drops: table.ddl_drops },
             initial: table.initial,
             tombstones: table.tombstones,
             window: usize::try_from(table.window.0).unwrap_or(usize::MAX),
@@ -248,6 +230,16 @@ impl Settings {
     /// Whether a namespace is replicated.
     pub fn wants(&self, ns: &Namespace) -> bool {
         !ns.is_system() && self.namespaces.as_ref().is_none_or(|globs| globs.matches(ns.as_str()))
+    }
+
+    /// Whether the node that is read wins where nothing else tells versions apart. The link back says the opposite.
+    pub fn is_preferred(&self) -> bool {
+        let place = |name: &str| self.priority.iter().position(|node| node == name).unwrap_or(usize::MAX);
+        match place(&self.link.node).cmp(&place(&self.link.peer)) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal => copy::fixed_winner(&self.link),
+        }
     }
 
     /// Whether what comes always stays, everywhere.

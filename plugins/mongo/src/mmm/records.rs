@@ -30,6 +30,16 @@ pub(super) fn differs(
     Ok(record)
 }
 
+/// The collection was dropped or renamed at the peer before the change came.
+pub(super) fn homeless(link: &Link, event: &Event, clock: i64) -> Result<Document> {
+    let mut record = record(link, event, "dropped")?;
+    record.insert("winner", &link.peer);
+    record.insert("status", "resolved");
+    record.insert("local", doc! {"node": &link.peer, "op": "drop"});
+    record.insert("remote", with_document(writer(link, event, clock), event.after.as_deref())?);
+    Ok(record)
+}
+
 /// Concurrent writes. `beaten` is the time of the last write of the peer that has lost: it is not compared again.
 pub(super) fn resolved(
     link: &Link,

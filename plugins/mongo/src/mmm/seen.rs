@@ -1,6 +1,7 @@
 //! How far the other logs were applied at the origin when it made a change: what the change has seen.
 
 use bson::Timestamp;
+use oplogue_api::Event;
 
 use super::{marker::Marker, state::FIRST_SIDE_LANE};
 
@@ -47,11 +48,44 @@ impl Stream {
     }
 
     /// The clock of a write at this place: that of the wall, but later than what was applied before, of which the writer may know.
-    pub fn clock_of(&self, wall: i64) -> i64 {
-        hybrid(wall, self.clock)
+    pub fn clock_of(&self, event: &Event) -> i64 {
+        hybrid(event.wall, event.time, self.clock)
     }
 }
 
-pub(super) fn hybrid(wall: i64, applied: i64) -> i64 {
+/// The wall clock in milliseconds, within the second that the cluster time names, so that it goes back no further than that, and
+/// later than `applied`. Computed alike at both ends.
+pub(super) fn hybrid(wall: Option<i64>, time: Timestamp, applied: i64) -> i64 {
+    let second = i64::from(time.time) * 1000;
+    let wall = wall.unwrap_or(second).clamp(second, second + 999);
     if applied == 0 { wall } else { wall.max(applied + 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_stays_within_its_second_and_behind_what_was_applied() {
+        let time = Timestamp { time: 100, increment: 7 };
+        for (wall, applied, expected) in [
+            (Some(100_500), 0, 100_500),
+            (Some(90_000), 0, 100_000),
+            (Some(500_000), 0, 100_999),
+            (None, 0, 100_000),
+            (Some(100_500), 100_400, 100_500),
+            (Some(100_500), 200_000, 200_001),
+        ] {
+            assert_eq!(hybrid(wall, time, applied), expected, "{wall:?} {applied}");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_never_shrinks() {
+        let time = |n| Timestamp { time: n, increment: 0 };
+        let mut seen = Seen::default();
+        seen.note("a", time(5));
+        seen.note("a", time(3));
+        assert_eq!((seen.of("a"), seen.of("b")), (Some(time(5)), None));
+    }
 }

@@ -42,8 +42,7 @@ impl Sight {
                     sight.seen.push(stream.seen.clone());
                 }
             }
-            let wall = event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000);
-            let clock = stream.clock_of(wall);
+            let clock = stream.clock_of(event);
             sight.events.push((clock, sight.seen.len() - 1));
             if let (Some(key), false) = (&event.key, is_marker(event) || event.op.is_barrier()) {
                 sight.clock = sight.clock.max(clock);

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use mongodb::Client;
 use oplogue_api::{
     CheckpointStore, Context, Error, ErrorKind, Event, Finding, Interest, Namespace, Op, Options, Ordering, Position,
-    Replicated, Result, Sink, Written, async_trait,
+    Progress, Replicated, Result, Sink, Written, async_trait,
 };
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -20,6 +20,8 @@ use super::{
     apply::{Outcome, Retry, Tactics},
     checks,
     chunk::{chunks, units},
+    copy::{self, Copy, Initial},
+    ddl,
     marker::{Link, Marker},
     names,
     options::Settings,
@@ -38,6 +40,8 @@ use crate::{
 
 /// How many events a transaction takes when nobody is in the way.
 const MOST: usize = 1000;
+/// How many pieces of an initial copy are under way at a time.
+const COPIERS: usize = 4;
 /// How often a transaction is tried before the engine hears of it. With the waits between, some seconds.
 const TRIES: u32 = 12;
 /// How long what a change follows from is waited for. Then its document is taken whole.
@@ -193,6 +197,7 @@ impl Mmm {
             let known = state.beaten.entry(hash).or_insert(upto);
             *known = upto.max(*known);
         }
+        window.ours = self.peer.ddl_times(log.since).await?;
         window.pull(self.peer.client().await?).await?;
         state.window = Some(window);
         Ok(())
@@ -355,7 +360,39 @@ impl Sink for Mmm {
     }
 
     async fn begin(&self, _from: &Position) -> Result<()> {
+        let settings = &self.peer.settings;
+        let mut marker = {
+            let state = self.state.lock().await;
+            state.marker()?.clone()
+        };
+        let (from, to) = (self.peer.origin.client().await?.clone(), self.peer.client().await?.clone());
+        if settings.initial == Initial::None && copy::finished(&to, &settings.link).await?.is_none() {
+            return Ok(());
+        }
+        if let Some(copied) = copy::finished(&to, &settings.link).await? {
+            self.state.lock().await.covered = Some(copied.until);
+            return Ok(());
+        }
+        marker.writes.clear();
+        let (wants, wins) = (settings.clone(), settings.clone());
+        let copy = Copy {
+            from,
+            to,
+            marker,
+            mode: settings.initial,
+            wanted: Arc::new(move |ns| wants.wants(ns)),
+            remote_wins: Arc::new(move |_| wins.is_preferred()),
+            workers: COPIERS,
+            pace: copy::Pace::default(),
+            meter: Arc::clone(&self.peer.meter),
+        };
+        let copied = copy.run().await?;
+        self.state.lock().await.covered = Some(copied.until);
         Ok(())
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.peer.meter.progress()
     }
 
     async fn write(&self, events: &[Event], upto: Option<&Position>) -> Result<Written> {
@@ -386,7 +423,11 @@ impl Sink for Mmm {
                 }
             }
             if let Some(event) = events.get(end) {
-                self.barrier(&mut state, event).await?;
+                self.barrier(event).await?;
+                let since = state.marker()?.log.since;
+                if let Some(window) = &mut state.window {
+                    window.ours = self.peer.ddl_times(since).await?;
+                }
                 written.ignored += 1;
             }
             start = end + 1;
@@ -414,10 +455,22 @@ impl Sink for Mmm {
 }
 
 impl Mmm {
-    async fn barrier(&self, _state: &mut State, event: &Event) -> Result<()> {
+    /// Everything before it is committed, and nothing behind it begun.
+    async fn barrier(&self, event: &Event) -> Result<()> {
         if event.op == Op::Gap {
-            warn!(route = self.route, "changes are missing: run `oplogue verify --repair`");
+            warn!(route = self.route, "changes are missing at the peer: run `oplogue verify --repair`");
+            return Ok(());
         }
-        Ok(())
+        let settings = &self.peer.settings;
+        let concerns = |ns: &Namespace| ns.coll().is_empty() || settings.wants(ns);
+        if event.op == Op::DeadLetter || !(concerns(&event.ns) || event.to.as_ref().is_some_and(concerns)) {
+            return Ok(());
+        }
+        match self.peer.ddl().await?.apply(event).await? {
+            ddl::Outcome::Applied | ddl::Outcome::AlreadySo | ddl::Outcome::Echo | ddl::Outcome::Ignored => Ok(()),
+            ddl::Outcome::Refused(refusal) => self.peer.record(refusal.record).await,
+            ddl::Outcome::Resync { ns, why } => Err(Error::operator(format!("{ns} has to be copied: {why}"))
+                .hint("the changes do not tell what is in it: run `oplogue verify --repair FILE --ns NAMESPACE`, then go on behind this place with `oplogue position set FILE ROUTE --now`")),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What the sink knows while it runs, and the peer itself.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bson::{Document, Timestamp, doc};
 use mongodb::{
@@ -11,6 +11,8 @@ use oplogue_api::{Error, Event, MARKERS, Namespace, Result};
 use tokio::sync::OnceCell;
 
 use super::{
+    copy::Meter,
+    ddl::Applier,
     marker::Marker,
     names,
     options::Settings,
@@ -30,17 +32,36 @@ pub(super) struct Peer {
     pub settings: Settings,
     pub origin: Origin,
     client: OnceCell<Client>,
+    ddl: OnceCell<Applier>,
+    /// How far an initial copy is.
+    pub meter: Arc<Meter>,
     /// Of the transactions at the peer.
     pub session: Session,
 }
 
 impl Peer {
     pub fn new(settings: Settings, origin: Origin) -> Peer {
-        Peer { settings, origin, client: OnceCell::new(), session: Session::default() }
+        Peer {
+            settings,
+            origin,
+            client: OnceCell::new(),
+            ddl: OnceCell::new(),
+            meter: Arc::default(),
+            session: Session::default(),
+        }
     }
 
     pub async fn client(&self) -> Result<&Client> {
         self.client.get_or_try_init(|| connect(&self.settings.uri, "oplogue")).await
+    }
+
+    /// What applies DDL.
+    pub async fn ddl(&self) -> Result<&Applier> {
+        let make = async || {
+            let (origin, peer) = (self.origin.client().await?, self.client().await?);
+            Ok(Applier::new(self.settings.link.clone(), self.settings.ddl, false, origin, peer))
+        };
+        self.ddl.get_or_try_init(make).await
     }
 
     /// The collection of markers: read and written at the primary, with a majority.

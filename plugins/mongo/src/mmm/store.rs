@@ -2,7 +2,10 @@
 
 use std::{
     future::IntoFuture,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,6 +14,7 @@ use oplogue_api::{Checkpoint, CheckpointStore, Error, EventId, Finding, Position
 use tokio::sync::Mutex;
 
 use super::{
+    copy,
     marker::{LogState, Marker},
     sink::{fenced, load},
     state::{Peer, State, newest},
@@ -30,6 +34,8 @@ pub(super) struct Store {
     peer: Arc<Peer>,
     state: Arc<Mutex<State>>,
     idle: Mutex<Idle>,
+    /// Whether this process has taken the link over since it was loaded.
+    claimed: AtomicBool,
 }
 
 /// What is known about the time since the last write.
@@ -43,7 +49,7 @@ struct Idle {
 impl Store {
     pub fn new(peer: Arc<Peer>, state: Arc<Mutex<State>>) -> Store {
         let idle = Idle { looked: None, upto: Timestamp { time: 0, increment: 0 } };
-        Store { peer, state, idle: Mutex::new(idle) }
+        Store { peer, state, idle: Mutex::new(idle), claimed: AtomicBool::new(false) }
     }
 
     async fn first(&self, route: &str, position: &Position) -> Result<Marker> {
@@ -107,6 +113,7 @@ impl CheckpointStore for Store {
         let Some(marker) = load(&self.peer).await? else { return Ok(None) };
         let stored = checkpoint(&marker);
         state.resume(marker);
+        self.claimed.store(false, Relaxed);
         Ok(Some(stored))
     }
 
@@ -125,6 +132,7 @@ impl CheckpointStore for Store {
             let markers = self.peer.markers().await?;
             return match answered(markers.insert_one(marker.encode()).into_future()).await? {
                 Ok(_) => {
+                    self.claimed.store(true, Relaxed);
                     state.resume(marker);
                     Ok(Saved::Stored)
                 }
@@ -146,11 +154,10 @@ impl CheckpointStore for Store {
         if known.generation + 1 != wanted.generation {
             return Ok(Saved::Superseded(checkpoint(&known)));
         }
-        let is_claim = wanted.position == known.position;
-        if !is_claim {
-            if wanted.position.time <= known.position.time || !self.is_worth_it(&known, &wanted.position).await? {
-                return Ok(Saved::Held);
-            }
+        let is_claim = !self.claimed.load(Relaxed) && wanted.position == known.position;
+        let is_news = || wanted.position.time > known.position.time;
+        if !is_claim && !(is_news() && self.is_worth_it(&known, &wanted.position).await?) {
+            return Ok(Saved::Held);
         }
         let client = self.peer.client().await?;
         let session = self.peer.session.id(client).await?;
@@ -170,11 +177,13 @@ impl CheckpointStore for Store {
             ..known.clone()
         };
         if self.replace(&known, &marker).await? {
+            self.claimed.store(true, Relaxed);
             state.resume(marker);
             return Ok(Saved::Stored);
         }
         match load(&self.peer).await? {
             Some(now) if checkpoint(&now) == *wanted => {
+                self.claimed.store(true, Relaxed);
                 state.resume(now);
                 Ok(Saved::Stored)
             }
@@ -189,6 +198,7 @@ impl CheckpointStore for Store {
     async fn reset(&self, route: &str, position: Option<&Position>) -> Result<()> {
         let id = self.peer.settings.link.marker_id(0);
         let markers = self.peer.markers().await?;
+        copy::forget(self.peer.client().await?, &self.peer.settings.link).await?;
         let Some(position) = position else {
             // Those of all lanes, of copies too.
             let all = doc! {"node": &self.peer.settings.link.node, "peer": &self.peer.settings.link.peer};

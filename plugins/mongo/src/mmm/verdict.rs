@@ -24,6 +24,8 @@ pub(super) enum Verdict {
     Remote(Conflict),
     /// What is here stays.
     Local(Conflict),
+    /// The collection is gone here.
+    Removed,
 }
 
 /// A conflict and the greatest of the writes that the change met.
@@ -50,6 +52,9 @@ pub(super) fn verdict(
     let Some(window) = state.window.as_ref().filter(|_| policy.conflicts != Conflicts::Origin) else {
         return Ok(Verdict::Apply);
     };
+    if window.is_removed(&event.ns, seen) {
+        return Ok(Verdict::Removed);
+    }
     let beaten = state.beaten.get(&hash).copied().max(beaten);
     let live: Vec<&Write> =
         window.concurrent(hash, seen).filter(|write| beaten.is_none_or(|upto| write.time > upto)).collect();

@@ -17,6 +17,7 @@ use oplogue_api::{
 };
 
 use super::{
+    ddl::{Removed, removed},
     marker::{Link, Marker},
     seen::{Seen, hybrid},
     state::{FIRST_SIDE_LANE, is_marker},
@@ -29,6 +30,12 @@ use crate::{
 
 /// What a write takes in memory, with its places in the maps.
 const WRITE_BYTES: usize = 96;
+
+/// Seconds of the peer's clock between places in its log from which the window can be made anew.
+const PLACES: u32 = 10;
+
+/// By hash, time at the origin and clock of the last write of a transaction.
+type Exact = HashMap<u64, (Timestamp, i64)>;
 
 /// A write at the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +60,17 @@ pub(super) struct Window {
     at: Timestamp,
     /// The greatest clock of the markers up to there.
     clock: i64,
-    /// What `clock` was, for places that may become the first that is needed.
+    /// Places from which the window can be made anew, and what `clock` was there.
     clocks: VecDeque<(Timestamp, i64)>,
     nodes: Vec<String>,
     writes: HashMap<u64, Vec<Write>>,
     /// The writes in order, to forget them.
     order: VecDeque<(Timestamp, u64)>,
     most: usize,
+    /// What DDL of others has taken away.
+    removed: Vec<(Timestamp, Removed)>,
+    /// When the DDL of our own link was run: what it led to is no news.
+    pub ours: Vec<(Timestamp, Timestamp)>,
     /// For each node that writes here too, how far its log is applied.
     applied: Seen,
 }
@@ -77,6 +88,8 @@ impl Window {
             writes: HashMap::new(),
             order: VecDeque::new(),
             most: bytes / WRITE_BYTES,
+            removed: Vec::new(),
+            ours: Vec::new(),
             applied: Seen::default(),
         }
     }
@@ -115,6 +128,19 @@ impl Window {
         seen.of(self.node(write)).is_some_and(|upto| time <= upto)
     }
 
+    /// Whether the collection was dropped or renamed here, by others, without the writer of a change knowing of it.
+    pub fn is_removed(&self, ns: &Namespace, seen: &Seen) -> bool {
+        let known = seen.of(&self.link.peer);
+        self.removed.iter().any(|(time, what)| {
+            let concerns = match what {
+                Removed::Dropped(name) | Removed::Moved(name, _) => name == ns,
+                Removed::Database(db) => db == ns.db(),
+            };
+            let is_ours = || self.ours.iter().any(|(start, end)| start <= time && time <= end);
+            concerns && known.is_none_or(|upto| *time > upto) && !is_ours()
+        })
+    }
+
     /// Forgets what no later change can be concurrent with. Returns where a new window would have to begin.
     pub fn forget(&mut self, seen: &Seen) -> (Timestamp, i64) {
         while let Some((time, hash)) = self.order.front().copied() {
@@ -134,7 +160,14 @@ impl Window {
                 }
             }
         }
-        let first = self.order.front().map_or(self.at, |(time, _)| *time);
+        let known = seen.of(&self.link.peer);
+        self.removed.retain(|(time, _)| known.is_none_or(|upto| *time > upto));
+        let first = self.order.front().map(|(time, _)| *time);
+        let first = first.into_iter().chain(self.removed.first().map(|(time, _)| *time)).min();
+        let Some(first) = first else {
+            self.clocks = VecDeque::from([(self.at, self.clock)]);
+            return (self.at, self.clock);
+        };
         // The last place before the first write that is still needed.
         while self.clocks.get(1).is_some_and(|(time, _)| *time < first) {
             self.clocks.pop_front();
@@ -195,7 +228,14 @@ impl Window {
                 self.at = at.ts;
             }
         }
-        if first { Err(gone()) } else { Ok(()) }
+        if first {
+            return Err(gone());
+        }
+        // A place to begin at again, now and then.
+        if self.clocks.back().is_none_or(|(time, _)| self.at.time >= time.time + PLACES) {
+            self.clocks.push_back((self.at, self.clock));
+        }
+        Ok(())
     }
 
     /// Of our own transactions, only the marker.
@@ -221,21 +261,22 @@ impl Window {
     }
 
     fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
-        let mut marker: Option<(Marker, HashMap<u64, (Timestamp, i64)>)> = None;
+        let mut marker: Option<(Marker, Exact)> = None;
         for event in events {
             if is_marker(event) {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
                 let Some(found) = found.and_then(|d| Marker::decode(&d)) else { continue };
-                if found.clock > self.clock {
-                    self.clock = found.clock;
-                    self.clocks.push_back((time, self.clock));
-                }
+                self.clock = self.clock.max(found.clock);
                 if found.link.node != self.link.node && found.lane < FIRST_SIDE_LANE {
                     self.note_applied(&found);
                 }
                 let exact = exact_writes(&found);
                 marker = event.txn.is_some().then_some((found, exact));
                 continue;
+            }
+            if event.op.is_barrier() {
+                // What cannot be read has a source's attention on the way back.
+                self.removed.extend(removed(event).unwrap_or_default().into_iter().map(|what| (time, what)));
             }
             let Some(key) = event.key.as_deref().filter(|_| !event.op.is_barrier()) else { continue };
             let hash = Window::hash(&event.ns, key);
@@ -249,8 +290,7 @@ impl Window {
                     Write { time, node, origin_time, clock, op: event.op, saw_us }
                 }
                 None => {
-                    let wall = event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000);
-                    let clock = hybrid(wall, self.clock);
+                    let clock = hybrid(event.wall, event.time, self.clock);
                     Write { time, node: 0, origin_time: time, clock, op: event.op, saw_us: None }
                 }
             };
@@ -286,7 +326,7 @@ impl Window {
 }
 
 /// For each document of the transaction, the time and clock of its last write: `writes` of a marker, 24 bytes each.
-fn exact_writes(marker: &Marker) -> HashMap<u64, (Timestamp, i64)> {
+fn exact_writes(marker: &Marker) -> Exact {
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
     let each = marker.writes.chunks_exact(24).map(|one| {
         let time = number(&one[8..16]);

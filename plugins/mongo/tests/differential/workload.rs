@@ -41,9 +41,9 @@ impl Workload {
         e.ns.coll() == APPLIED && !e.op.is_barrier()
     }
 
-    /// A view, and so a time-series collection, is an entry in `system.views`, which is left out; the change stream makes a
-    /// `create` or a `drop` of it, from 6.0.
-    pub fn is_in_the_stream_only(&self, e: &Event) -> bool {
+    /// A view, and so a time-series collection, is an entry in `system.views`, of which both sources make a `create` or a `drop`; the
+    /// change stream from 6.0 on.
+    pub fn is_a_view(&self, e: &Event) -> bool {
         matches!(e.ns.coll(), VIEW | SERIES) && e.op.is_barrier()
     }
 

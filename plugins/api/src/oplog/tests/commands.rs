@@ -47,6 +47,31 @@ fn commands_become_barriers_about_what_they_concern() {
 }
 
 #[test]
+fn writes_about_views_are_barriers() {
+    let ns = "a.system.views";
+    let view = doc! {"_id": "a.v.w", "viewOn": "x", "pipeline": []};
+    let rows: Vec<(Document, &[&str])> = vec![
+        (doc! {"op": "i", "ns": ns, "o": view.clone()}, &["0 create a.v.w"]),
+        (doc! {"op": "u", "ns": ns, "o": view.clone(), "o2": {"_id": "a.v.w"}}, &["0 other a.v.w"]),
+        (doc! {"op": "d", "ns": ns, "o": {"_id": "a.v.w"}}, &["0 drop a.v.w"]),
+        // Of time series the view is seen as well, and the buckets are not.
+        (doc! {"op": "i", "ns": ns, "o": {"_id": "a.t", "viewOn": "system.buckets.t"}}, &["0 create a.t"]),
+        (doc! {"op": "i", "ns": "a.system.buckets.t", "o": {"_id": 1}}, &[]),
+        // What is no view.
+        (doc! {"op": "i", "ns": ns, "o": {"_id": 5}}, &[]),
+        (doc! {"op": "i", "ns": ns, "o": {"_id": "b.v"}}, &[]),
+        (doc! {"op": "i", "ns": ns, "o": {"_id": "a."}}, &[]),
+        (doc! {"op": "i", "ns": ns, "o": {"_id": "a.system.js"}}, &[]),
+        (doc! {"op": "d", "ns": ns, "o": {}}, &[]),
+    ];
+    for (o, expected) in rows {
+        assert_eq!(lines(o.clone()), expected, "{o}");
+    }
+    let insert = entry(1, doc! {"op": "i", "ns": ns, "o": view});
+    assert_eq!(Seen::with(Decoder::new(true), &[insert]).lines()[0][..8], *"0 insert");
+}
+
+#[test]
 fn a_barrier_has_no_key_and_keeps_its_entry() {
     let drop = entry(3, doc! {"op": "c", "ns": "a.$cmd", "o": {"drop": "x"}, "o2": {"numRecords": 5}});
     let seen = Seen::of(std::slice::from_ref(&drop));
