@@ -75,13 +75,15 @@ impl Site {
         crate::load::initiate(uri).await?;
         let client = Client::with_uri_str(uri).await?;
         let status = client.database("admin").run_command(doc! {"serverStatus": 1}).await?;
-        let pid = status.get_i64("pid").map(|pid| pid as u32).or_else(|_| status.get_i32("pid").map(|pid| pid as u32))?;
+        let pid =
+            status.get_i64("pid").map(|pid| pid as u32).or_else(|_| status.get_i32("pid").map(|pid| pid as u32))?;
         Ok(Site { name, uri: uri.to_owned(), client, pid })
     }
 
     /// The newest entry of the log.
     pub async fn now(&self) -> Result<Timestamp, Failure> {
-        let reply = self.client.database("admin").run_command(doc! {"appendOplogNote": 1, "data": {"bench": 1}}).await?;
+        let reply =
+            self.client.database("admin").run_command(doc! {"appendOplogNote": 1, "data": {"bench": 1}}).await?;
         Ok(reply.get_timestamp("operationTime")?)
     }
 

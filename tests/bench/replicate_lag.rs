@@ -24,11 +24,16 @@ const AIM: i64 = 100;
 const QUIET: Duration = Duration::from_secs(5);
 
 pub async fn run(plan: &Plan, factory: &Site, cloud: &Site, rate: f64) -> Result<(), Failure> {
-    println!("\n{:<40}{:>8}{:>10}{:>10}{:>10}{:>11}{:>10}", "mongo-mmm: lag", "ops/s", "p50", "p99", "most", "entries", "CPU");
+    println!(
+        "\n{:<40}{:>8}{:>10}{:>10}{:>10}{:>11}{:>10}",
+        "mongo-mmm: lag", "ops/s", "p50", "p99", "most", "entries", "CPU"
+    );
     for (n, w) in ["majority", "1"].into_iter().enumerate() {
         measure(plan, factory, cloud, rate, w, &format!("bench_lag_{n}")).await?;
     }
-    println!("From the wall clock of the source's entry to that of the target's; both links run. Entries: at both, per operation.");
+    println!(
+        "From the wall clock of the source's entry to that of the target's; both links run. Entries: at both, per operation."
+    );
     Ok(())
 }
 

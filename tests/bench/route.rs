@@ -50,8 +50,7 @@ impl Router {
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = plan.dir.join("bench.toml");
         let log = plan.dir.join("oplogue.log");
-        let text =
-            format!("[http]\nlisten = \"{http}\"\n\n[state]\ndir = \"{}\"\n\n{tables}", state.display());
+        let text = format!("[http]\nlisten = \"{http}\"\n\n[state]\ndir = \"{}\"\n\n{tables}", state.display());
         fs::write(&config, text)?;
         let child = Command::new(&plan.oplogue)
             .arg("run")

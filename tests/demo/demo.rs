@@ -89,10 +89,7 @@ async fn play(stage: &mut Stage) -> Outcome<()> {
     match how_long() {
         Some(stay) => tokio::time::sleep(stay.saturating_sub(since.elapsed())).await,
         None => {
-            say(
-                DEMO,
-                "It goes on: write to the database `app` yourself, or look at the metrics. Ctrl-C ends it all.",
-            );
+            say(DEMO, "It goes on: write to the database `app` yourself, or look at the metrics. Ctrl-C ends it all.");
             say(DEMO, &format!("MongoDB {}", servers.mongo_shown()));
             say(DEMO, &format!("Redis   {}", servers.redis_shown()));
             say(DEMO, &format!("metrics http://{}/metrics", servers.http));

@@ -57,10 +57,7 @@ impl Servers {
         let mut servers = Servers { mongo_url, redis_url, http, state, mongo, redis, keep_positions: false };
         if servers.redis.is_none() && has_positions(&servers).await? {
             servers.keep_positions = true;
-            say(
-                DEMO,
-                "         which has a checkpoint of the example's routes: they go on from there, and it is kept",
-            );
+            say(DEMO, "         which has a checkpoint of the example's routes: they go on from there, and it is kept");
         }
         Ok(servers)
     }
