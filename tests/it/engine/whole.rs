@@ -299,6 +299,20 @@ async fn a_position_that_is_held_is_no_failure_and_no_commit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_sink_knows_what_its_source_is() {
+    let mut b = bench();
+    let (sink, build) = (b.sink.clone(), Arc::new(std::sync::Mutex::new(None)));
+    let seen = Arc::clone(&build);
+    b.routes[0].sink.build = Arc::new(move |context, _| {
+        *seen.lock().unwrap() = context.origin.clone();
+        Ok(Arc::new(sink.clone()))
+    });
+    b.push(1);
+    b.run().stop_after(&b.sink, 1).await;
+    assert_eq!(build.lock().unwrap().as_ref().map(|origin| origin.kind), Some("memory"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_source_hears_what_the_sink_wants_each_time_it_is_opened() {
     let mut b = bench();
     let interest = Interest { replicated: Replicated::Markers };

@@ -131,6 +131,10 @@ impl Peer {
             let Some(key) = event.key.as_deref() else { continue };
             let won = match plan {
                 Plan::Nothing => continue,
+                Plan::Plain => {
+                    self.write_plain(event, key).await?;
+                    true
+                }
                 Plan::Statement(kind, statement) => {
                     commands.push(n, &event.ns, key, state.serial.contains(&event.ns), kind, statement);
                     true
@@ -261,6 +265,10 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             }
+            if state.transactional.get(&event.ns) == Some(&false) {
+                plans.push(Plan::Plain);
+                continue;
+            }
             let place = (event.ns.clone(), hash_key(key));
             if state.included.get(&place).is_some_and(|at| event.time <= *at) {
                 plans.push(Plan::Nothing);
@@ -383,6 +391,41 @@ impl Peer {
         Ok(())
     }
 
+    /// A change of a collection that takes no transactions. Before the commit, so that none is lost; what is there already has come
+    /// before a crash. The server's own evictions are not repeated.
+    async fn write_plain(&self, event: &Event, key: &RawDocument) -> Result<(), Retry> {
+        let (command, list, statement) = match event.op {
+            Op::Delete => return Ok(()),
+            Op::Insert | Op::Replace => match event.after.as_deref() {
+                Some(after) => (
+                    "update",
+                    "updates",
+                    doc! {"q": raw_filter(key)?, "u": super::origin::document(after)?, "upsert": true},
+                ),
+                None => return Ok(()),
+            },
+            _ => {
+                let found = self.origin.documents(&event.ns, &[key], event.time).await?.found.pop().flatten();
+                match found {
+                    Some(after) => (
+                        "update",
+                        "updates",
+                        doc! {"q": raw_filter(key)?, "u": super::origin::document(&after)?, "upsert": true},
+                    ),
+                    None => return Ok(()),
+                }
+            }
+        };
+        let db = self.client().await?.database(event.ns.db());
+        let body = doc! {command: event.ns.coll(), list: [statement]};
+        let reply = crate::client::run(&db, body, crate::errors::Phase::Apply).await?;
+        if reply.contains_key("writeErrors") {
+            let record = records::refused(&self.settings.link, event, 0)?;
+            self.record(record).await?;
+        }
+        Ok(())
+    }
+
     /// When DDL of this link was run at the peer, by the peer's clock.
     pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<(Timestamp, Timestamp)>> {
         let ledger = self.client().await?.database(names::DATABASE).collection::<Document>(names::LEDGER);
@@ -437,6 +480,10 @@ impl Peer {
     }
 }
 
+fn raw_filter(key: &RawDocument) -> Result<Document> {
+    super::origin::document(&super::statements::filter(key)?)
+}
+
 /// What is written beside the data, and what is remembered once all of it is committed.
 #[derive(Default)]
 struct Writes {
@@ -453,6 +500,8 @@ struct Writes {
 enum Plan {
     Nothing,
     Statement(Kind, RawDocumentBuf),
+    /// Outside of the transaction: its collection takes none.
+    Plain,
     /// At hand, with the document that the peer has.
     Read(Verdict),
 }

@@ -24,7 +24,7 @@ use super::{
     ddl,
     marker::{Link, Marker},
     names,
-    options::Settings,
+    options::{Conflicts, Settings},
     origin::{Origin, raw},
     sight::{Sight, pass},
     state::{Peer, State, is_marker},
@@ -40,6 +40,8 @@ use crate::{
 
 /// How many events a transaction takes when nobody is in the way.
 const MOST: usize = 1000;
+/// More namespaces than this are not remembered at once (I6).
+const MOST_NAMESPACES: usize = 10_000;
 /// How many pieces of an initial copy are under way at a time.
 const COPIERS: usize = 4;
 /// How often a transaction is tried before the engine hears of it. With the waits between, some seconds.
@@ -97,6 +99,7 @@ impl Mmm {
                     }
                 }
             }
+            self.look_at_collections(state, part).await?;
             let is_last = rest.is_empty();
             let before = state.marker()?.position.clone();
             let position = if is_last { upto } else { &before };
@@ -147,6 +150,30 @@ impl Mmm {
             }
         }
         Ok(total)
+    }
+
+    /// Finds out which of the collections can be written in transactions.
+    async fn look_at_collections(&self, state: &mut State, events: &[Event]) -> Result<()> {
+        for event in events.iter().filter(|event| self.concerns(event)) {
+            let ns = &event.ns;
+            if state.transactional.contains_key(ns) {
+                continue;
+            }
+            let kind = self.peer.ddl().await?.kinds().of(ns).await?;
+            let is_one_way = self.peer.settings.policy(ns).conflicts == Conflicts::Origin;
+            if !kind.takes_transactions() && !is_one_way {
+                return Err(Error::operator(format!("{ns} is a capped or time-series collection or a view at the peer, which transactions cannot write: its changes would come back for ever"))
+                    .hint("leave it out with `namespaces`; or replicate it one way: conflicts = \"origin\" for it in `collections`, and leave it out in the sink of the other direction"));
+            }
+            if !kind.takes_transactions() {
+                info!(route = self.route, %ns, "it is replicated one way, outside of transactions");
+            }
+            if state.transactional.len() >= MOST_NAMESPACES {
+                state.transactional.clear();
+            }
+            state.transactional.insert(ns.clone(), kind.takes_transactions());
+        }
+        Ok(())
     }
 
     /// Waits until another link has brought what the first of the events follows from; not for ever, since that link may be cut.
@@ -354,6 +381,7 @@ impl Sink for Mmm {
         state.is_certain = false;
         // An election may have taken back what was read last.
         state.window = None;
+        state.transactional.clear();
         let back = Link { node: self.peer.settings.link.peer.clone(), peer: self.peer.settings.link.node.clone() };
         state.comes_back = self.peer.origin.has_marker(&back.marker_id(0)).await?;
         Ok(())
@@ -424,6 +452,7 @@ impl Sink for Mmm {
             }
             if let Some(event) = events.get(end) {
                 self.barrier(event).await?;
+                state.transactional.clear();
                 let since = state.marker()?.log.since;
                 if let Some(window) = &mut state.window {
                     window.ours = self.peer.ddl_times(since).await?;

@@ -101,6 +101,8 @@ pub(super) struct State {
     pub is_mesh: bool,
     pub serial: Serial,
     pub abilities: Abilities,
+    /// What kind of collection each namespace is at the peer, as far as it was asked: whether it takes transactions.
+    pub transactional: HashMap<Namespace, bool>,
     /// Documents that were taken whole: events up to that time are in them.
     pub included: HashMap<(Namespace, u64), Timestamp>,
     /// An initial copy may hold the events up to here already.

@@ -156,7 +156,7 @@ impl CheckpointStore for Store {
         }
         let is_claim = !self.claimed.load(Relaxed) && wanted.position == known.position;
         let is_news = || wanted.position.time > known.position.time;
-        if !is_claim && !(is_news() && self.is_worth_it(&known, &wanted.position).await?) {
+        if !(is_claim || is_news() && self.is_worth_it(&known, &wanted.position).await?) {
             return Ok(Saved::Held);
         }
         let client = self.peer.client().await?;

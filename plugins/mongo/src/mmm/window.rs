@@ -25,7 +25,7 @@ use super::{
 use crate::{
     client::{answered, reply},
     errors::{Phase, classify},
-    oplog::{Gathering, Log, Part, ReadConcern, Reply, op_time},
+    oplog::{Form, Gathering, Log, Part, ReadConcern, Reply, op_time},
 };
 
 /// What a write takes in memory, with its places in the maps.
@@ -206,7 +206,7 @@ impl Window {
                 }
                 let decoded = decoder.entry(&entry, &mut events, &mut bad);
                 if let Outcome::NeedsChain(chain) = decoded.outcome {
-                    let mut gathering = Gathering::new(chain, at);
+                    let mut gathering = Gathering::new(chain, at, Form::Whole);
                     loop {
                         match gathering.next_part(&log).await? {
                             Part::Entry(entry) => {

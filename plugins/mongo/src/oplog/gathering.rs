@@ -5,7 +5,10 @@ use oplogue_api::{
     oplog::{Chain, OpTime},
 };
 
-use super::log::{Log, op_time};
+use super::{
+    echoes::Form,
+    log::{EntryPart, Log, op_time},
+};
 use crate::errors::Phase;
 
 /// A transaction whose earlier entries are being looked up. Only their optimes are remembered, so no more than one of
@@ -18,6 +21,8 @@ pub(crate) struct Gathering {
     back: Option<OpTime>,
     /// The entries found, last to first, without those that are delivered.
     found: Vec<OpTime>,
+    /// How the first entry is read. It alone may be cut: behind it, no entry is an echo's that is asked for.
+    first: Form,
 }
 
 /// What to deliver next.
@@ -31,15 +36,15 @@ pub(crate) enum Part {
 }
 
 impl Gathering {
-    pub fn new(chain: Chain, at: OpTime) -> Gathering {
+    pub fn new(chain: Chain, at: OpTime, first: Form) -> Gathering {
         let back = Some(chain.previous());
-        Gathering { chain, at, back, found: Vec::new() }
+        Gathering { chain, at, back, found: Vec::new(), first }
     }
 
     /// Cancel-safe, and gives the same part again until [`Gathering::delivered`].
     pub async fn next_part(&mut self, log: &Log) -> Result<Part> {
         while let Some(wanted) = self.back {
-            let Some(entry) = look_up(log, wanted, true).await? else { return lost(log, wanted).await };
+            let Some(entry) = look_up(log, wanted, EntryPart::Link).await? else { return lost(log, wanted).await };
             match self.chain.link(&entry) {
                 Ok(link) => {
                     self.found.push(wanted);
@@ -49,7 +54,7 @@ impl Gathering {
             }
         }
         let Some(&wanted) = self.found.last() else { return Ok(Part::Last) };
-        match look_up(log, wanted, false).await? {
+        match look_up(log, wanted, EntryPart::Contents(self.first)).await? {
             Some(entry) => Ok(Part::Entry(entry)),
             None => lost(log, wanted).await,
         }
@@ -59,14 +64,15 @@ impl Gathering {
     /// server.
     pub fn delivered(&mut self) {
         self.found.pop();
+        self.first = Form::Whole;
         if self.chain.is_echo() {
             self.found.clear();
         }
     }
 }
 
-async fn look_up(log: &Log, wanted: OpTime, link_only: bool) -> Result<Option<Doc>> {
-    match log.entry(wanted.ts, link_only, Phase::Read).await? {
+async fn look_up(log: &Log, wanted: OpTime, part: EntryPart) -> Result<Option<Doc>> {
+    match log.entry(wanted.ts, part, Phase::Read).await? {
         Some(entry) if op_time(&entry)? == wanted => Ok(Some(entry)),
         _ => Ok(None),
     }

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
-use bson::{RawDocumentBuf, Timestamp, rawdoc};
+use bson::{RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 use futures_util::StreamExt;
 use mongodb::{Client, Database, options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
 use oplogue_api::{Doc, Error, Result, oplog::OpTime};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{ahead::Ahead, reply::Reply};
+use super::{
+    ahead::Ahead,
+    echoes::{self, Form},
+    reply::Reply,
+};
 use crate::{
     client::{answered, reply},
-    errors::{Phase, classify, code},
+    errors::{Phase, classify, code, is_unexpected},
 };
 
 /// How long to wait for the majority to have what one member has.
@@ -50,6 +54,14 @@ pub(crate) struct Log {
     concern: ReadConcern,
 }
 
+/// What is wanted of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryPart {
+    /// What chains it to others.
+    Link,
+    Contents(Form),
+}
+
 /// An end of the oplog.
 pub(crate) struct End {
     pub at: OpTime,
@@ -63,8 +75,8 @@ impl Log {
     }
 
     /// A tailing cursor on the entries from `from` on. Its first reply comes at once. `None`: truncation was just there.
-    pub(super) async fn tail(&self, from: Timestamp, batch: u32, wait: Duration) -> Result<Option<Ahead>> {
-        let command = rawdoc! {
+    pub(super) async fn tail(&self, from: Timestamp, batch: u32, wait: Duration, form: Form) -> Result<Option<Ahead>> {
+        let mut command = rawdoc! {
             "find": "oplog.rs",
             // On its own at the top level, this bound is a seek in the oplog and no scan.
             "filter": {"ts": {"$gte": from}},
@@ -73,6 +85,9 @@ impl Log {
             "batchSize": i64::from(batch),
             "readConcern": {"level": self.concern.level()},
         };
+        if form == Form::Cut {
+            command.append(cstr!("projection"), echoes::cut());
+        }
         let options = self.options(Some(batch), Some(wait));
         match answered(self.db.run_raw_cursor_command(command).with_options(options).batch()).await? {
             Ok(cursor) => Ok(Some(Ahead::new(cursor))),
@@ -103,8 +118,30 @@ impl Log {
         }
     }
 
-    /// The entry with this timestamp; `link_only` leaves its contents on the server.
-    pub async fn entry(&self, ts: Timestamp, link_only: bool, phase: Phase) -> Result<Option<Doc>> {
+    /// Whether the server understands [`Form::Cut`].
+    pub async fn can_cut(&self) -> Result<bool> {
+        let command = rawdoc! {
+            "find": "oplog.rs",
+            "projection": echoes::cut(),
+            "limit": 1_i64,
+            "singleBatch": true,
+            "readConcern": {"level": self.concern.level()},
+        };
+        match self.find(command).await? {
+            Ok(_) => Ok(true),
+            Err(e) if is_unexpected(&e) => {
+                tracing::info!(
+                    code = code(&e),
+                    "the server cannot leave out what a replicator wrote: all of it is read"
+                );
+                Ok(false)
+            }
+            Err(e) => Err(classify(e, Phase::Open)),
+        }
+    }
+
+    /// The entry with this timestamp, or as much of it as is asked for.
+    pub(super) async fn entry(&self, ts: Timestamp, part: EntryPart, phase: Phase) -> Result<Option<Doc>> {
         let mut command = rawdoc! {
             "find": "oplog.rs",
             "filter": {"ts": {"$gte": ts, "$lte": ts}},
@@ -112,11 +149,13 @@ impl Log {
             "singleBatch": true,
             "readConcern": {"level": self.concern.level()},
         };
-        if link_only {
-            command.append(
-                bson::raw::cstr!("projection"),
+        match part {
+            EntryPart::Link => command.append(
+                cstr!("projection"),
                 rawdoc! {"ts": 1, "t": 1, "prevOpTime": 1, "lsid": 1, "txnNumber": 1, "multiOpType": 1},
-            );
+            ),
+            EntryPart::Contents(Form::Cut) => command.append(cstr!("projection"), echoes::cut()),
+            EntryPart::Contents(Form::Whole) => {}
         }
         self.first(command, phase).await
     }

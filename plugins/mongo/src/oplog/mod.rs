@@ -1,6 +1,7 @@
 //! The source `mongo-oplog`: tails `local.oplog.rs` of one replica set.
 
 mod ahead;
+mod echoes;
 mod findings;
 mod gathering;
 mod log;
@@ -23,6 +24,7 @@ use oplogue_api::{
 
 // The replicator reads the log of its peer.
 pub(crate) use self::{
+    echoes::Form,
     gathering::{Gathering, Part},
     log::{Log, ReadConcern, op_time},
     reply::Reply,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     ahead::Ahead,
+    echoes::{Echoes, Form},
     gathering::{Gathering, Part},
     log::{Log, op_time},
     looking::Decoded,
@@ -45,6 +46,7 @@ pub(super) struct Tail {
     cursor: Ahead,
     pace: Pace,
     decoder: Decoder,
+    echoes: Echoes,
     deployment: Option<String>,
     /// The end of what was delivered.
     place: Place,
@@ -90,28 +92,8 @@ impl Tail {
         pace: Pace,
         lookup: Option<Lookup>,
     ) -> Result<Tail> {
-        let phase = Phase::Resume;
-        let Some(mut cursor) = log.tail(place.at.ts, pace.batch, pace.wait).await? else {
-            return Err(match log.oldest(phase).await? {
-                Some(oldest) if oldest.at.ts > place.at.ts => rolled_over(),
-                _ => overtaken(),
-            });
-        };
-        let first = match cursor.next().await {
-            Some(first) => Reply::read(reply(first.map_err(|e| classify(e, phase))?)?)?,
-            None => return Err(Error::transient("MongoDB closed the cursor at once")),
-        };
-        if place.at.is_null() {
-            if log.oldest(phase).await?.is_some_and(|oldest| !oldest.is_genesis) {
-                return Err(rolled_over());
-            }
-        } else {
-            let found = first.entry(0).map(|entry| op_time(&entry)).transpose()?;
-            // I4: a `find` behind the truncation point begins at the oldest entry without a word.
-            if found != Some(place.at) {
-                return Err(missing(&log, place.at, found).await);
-            }
-        }
+        let (cursor, first) = begin(&log, place, pace, Form::Whole).await?;
+        let can_cut = pace.replicated == Replicated::Markers && log.can_cut().await?;
         let (next, head) = (usize::from(!place.first), first.head);
         let pending = Some(Pending { reply: first, next, gathering: None });
         let decoder = Decoder::new(pace.include_system).replicated(pace.replicated);
@@ -120,6 +102,7 @@ impl Tail {
             cursor,
             pace,
             decoder,
+            echoes: Echoes::new(can_cut),
             deployment,
             place,
             head,
@@ -138,6 +121,11 @@ impl Tail {
     /// Cancel-safe: what was read is in `self` before the next wait, and the cursor keeps what is under way.
     pub async fn next(&mut self) -> Result<Batch> {
         if self.looking.is_none() {
+            if self.pending.is_none()
+                && let Some(form) = self.echoes.turn()
+            {
+                self.turn(form).await?;
+            }
             if self.pending.is_none() {
                 let reply = self.read().await?;
                 self.head = self.head.max(reply.head);
@@ -162,6 +150,19 @@ impl Tail {
         Ok(part.batch)
     }
 
+    /// Has the entries come in another form from here on. Nothing is lost when it is dropped half-way: the cursor that is there
+    /// stays.
+    async fn turn(&mut self, form: Form) -> Result<()> {
+        let (cursor, reply) = begin(&self.log, self.place, self.pace, form).await?;
+        tracing::debug!(?form, "the oplog is read in another form");
+        self.cursor = cursor;
+        self.deadline = None;
+        self.echoes.form = form;
+        self.head = self.head.max(reply.head);
+        self.pending = Some(Pending { reply, next: usize::from(!self.place.first), gathering: None });
+        Ok(())
+    }
+
     async fn read(&mut self) -> Result<Reply> {
         loop {
             let wait = self.pace.wait;
@@ -175,7 +176,7 @@ impl Tail {
                 // A tailing cursor on an empty collection ends at once.
                 Ok(None) if self.place.at.is_null() => {
                     tokio::time::sleep(wait).await;
-                    let cursor = self.log.tail(self.place.at.ts, self.pace.batch, wait).await?;
+                    let cursor = self.log.tail(self.place.at.ts, self.pace.batch, wait, self.echoes.form).await?;
                     self.cursor = cursor.ok_or_else(overtaken)?;
                 }
                 Ok(None) => return Err(Error::transient("MongoDB closed the cursor")),
@@ -220,7 +221,7 @@ impl Tail {
                 pending.next += 1;
                 continue;
             }
-            match decode(&mut self.decoder, pending, &mut self.place, &mut decoded)? {
+            match decode(&mut self.decoder, &mut self.echoes, pending, &mut self.place, &mut decoded)? {
                 Reached::End => self.pending = None,
                 Reached::Full => break,
                 Reached::Transaction(gathering) => {
@@ -237,7 +238,13 @@ impl Tail {
     }
 }
 
-fn decode(decoder: &mut Decoder, pending: &mut Pending, place: &mut Place, decoded: &mut Decoded) -> Result<Reached> {
+fn decode(
+    decoder: &mut Decoder,
+    echoes: &mut Echoes,
+    pending: &mut Pending,
+    place: &mut Place,
+    decoded: &mut Decoded,
+) -> Result<Reached> {
     let mut delivered = 0;
     let mut reached = Reached::End;
     for entry in pending.reply.entries(pending.next) {
@@ -245,9 +252,12 @@ fn decode(decoder: &mut Decoder, pending: &mut Pending, place: &mut Place, decod
             reached = Reached::Full;
             break;
         }
-        let entry = decoder.entry(&entry?, &mut decoded.events, &mut decoded.bad);
+        let (entry, before) = (entry?, decoded.events.len());
+        let size = entry.as_bytes().len();
+        let entry = decoder.entry(&entry, &mut decoded.events, &mut decoded.bad);
+        echoes.saw(size, &decoded.events[before..]);
         if let (Outcome::NeedsChain(chain), Some(at)) = (entry.outcome, entry.at) {
-            reached = Reached::Transaction(Gathering::new(chain, at));
+            reached = Reached::Transaction(Gathering::new(chain, at, echoes.one()));
             break;
         }
         if let Some(at) = entry.at {
@@ -258,6 +268,33 @@ fn decode(decoder: &mut Decoder, pending: &mut Pending, place: &mut Place, decod
     }
     pending.next += delivered;
     Ok(reached)
+}
+
+/// Opens a cursor at `place` and makes sure that the entry there is the one that was there. Gives the first reply too.
+async fn begin(log: &Log, place: Place, pace: Pace, form: Form) -> Result<(Ahead, Reply)> {
+    let phase = Phase::Resume;
+    let Some(mut cursor) = log.tail(place.at.ts, pace.batch, pace.wait, form).await? else {
+        return Err(match log.oldest(phase).await? {
+            Some(oldest) if oldest.at.ts > place.at.ts => rolled_over(),
+            _ => overtaken(),
+        });
+    };
+    let first = match cursor.next().await {
+        Some(first) => Reply::read(reply(first.map_err(|e| classify(e, phase))?)?)?,
+        None => return Err(Error::transient("MongoDB closed the cursor at once")),
+    };
+    if place.at.is_null() {
+        if log.oldest(phase).await?.is_some_and(|oldest| !oldest.is_genesis) {
+            return Err(rolled_over());
+        }
+    } else {
+        let found = first.entry(0).map(|entry| op_time(&entry)).transpose()?;
+        // I4: a `find` behind the truncation point begins at the oldest entry without a word.
+        if found != Some(place.at) {
+            return Err(missing(log, place.at, found).await);
+        }
+    }
+    Ok((cursor, first))
 }
 
 /// Why the entry at the position is not there.

@@ -3,7 +3,10 @@
 use bson::{Document, doc};
 use mongodb::{Client, ClientSession, Collection};
 use oplogue_api::{ErrorKind, Event, Interest, MARKERS, Op, Position, Replicated, StartAt};
-use oplogue_testkit::{servers, unique};
+use oplogue_testkit::{
+    servers::{self, Mongo, MongoOptions},
+    unique,
+};
 
 use crate::streams::{Reader, document, id_of};
 
@@ -281,6 +284,47 @@ async fn a_replicated_transaction_larger_than_an_entry_is_told_by_its_first() {
         for (kind, n, reader) in readers.iter().filter(|(_, n, _)| ALL[*n] == Replicated::Markers) {
             resume(&work, kind, *n, reader, &mongo.uri(), version).await;
         }
+    }
+}
+
+/// The bytes that a step of the work costs the reader of the oplog.
+async fn cost(work: &Work, reader: &mut Reader) -> usize {
+    let before = reader.bytes;
+    let came = |r: &Reader| work.lines(&r.events).len() >= work.expected[1].len();
+    reader.until("what was written", came).await;
+    reader.bytes - before
+}
+
+#[tokio::test]
+async fn echoes_stay_on_the_server_while_there_are_many() {
+    for version in ["4.4.2", "5.0.4", "6.0.5"] {
+        // Of its own: what others write decides as well.
+        let mongo = Mongo::start(MongoOptions { version, ..Default::default() }).await;
+        let mut work = Work::new(mongo.client().await).await;
+        let mut reader = open(SOURCES[0], &mongo.uri(), ALL[1], StartAt::Now).await;
+        work.replicated(&[Large(1)]).await;
+        assert!(cost(&work, &mut reader).await > 1 << 20, "{version}: they come whole at first");
+        let mut costs = Vec::new();
+        for id in 2..8 {
+            work.replicated(&[Large(id)]).await;
+            work.plain(Insert(100 + id)).await;
+            costs.push(cost(&work, &mut reader).await);
+        }
+        assert!(
+            costs.iter().any(|cost| *cost > 0) && costs[2..].iter().all(|cost| *cost < 10_000),
+            "{version}: {costs:?}"
+        );
+        // Other writes take over, and nothing is lost on the way back.
+        for id in 50..53 {
+            work.transaction(&[Large(id), Set(id), Insert(id + 10)]).await;
+            work.plain(Large(id + 20)).await;
+            cost(&work, &mut reader).await;
+        }
+        work.replicated(&[Large(8), Delete(1)]).await;
+        assert!(cost(&work, &mut reader).await > 1 << 20, "{version}: they come whole again");
+        work.finish().await;
+        work.read(&mut reader).await;
+        assert_eq!(work.lines(&reader.events), work.expected[1], "{version}");
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Reader {
     pub events: Vec<Event>,
     /// Every end, with the number of events before it.
     pub ends: Vec<(usize, Position)>,
+    /// How many bytes of replies came.
+    pub bytes: usize,
 }
 
 impl Reader {
@@ -51,7 +53,7 @@ impl Reader {
     ) -> Result<Reader, Error> {
         let mut source = build(kind, uri, toml)?;
         let start = source.open(from, &interest).await?;
-        Ok(Reader { source, interest, events: Vec::new(), ends: vec![(0, start)] })
+        Ok(Reader { source, interest, events: Vec::new(), ends: vec![(0, start)], bytes: 0 })
     }
 
     pub fn end(&self) -> &Position {
@@ -64,6 +66,7 @@ impl Reader {
         let batch = batch.expect("the source does not end");
         assert!(batch.bad.is_empty(), "not decoded: {}", batch.bad[0].error);
         assert!(batch.head >= batch.end.time);
+        self.bytes += batch.bytes;
         self.events.extend(batch.events);
         self.ends.push((self.events.len(), batch.end));
         Ok(())

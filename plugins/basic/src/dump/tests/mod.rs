@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path};
 
 use bson::{RawDocumentBuf, Timestamp, doc, rawdoc};
 use flate2::{Compression, write::GzEncoder};
-use oplogue_api::{ErrorKind, Event, Op, Severity};
+use oplogue_api::{ErrorKind, Event, Op, Replicated, Severity};
 
 use super::*;
 
@@ -221,6 +221,37 @@ async fn a_transaction_that_began_before_the_dump_is_a_bad_event() {
     assert_eq!(ids(&batches), [1, 8]);
     let bad: Vec<_> = batches.iter().flat_map(|b| &b.bad).collect();
     assert_eq!((bad.len(), bad[0].before, bad[0].error.kind()), (1, 1, ErrorKind::Data));
+}
+
+#[tokio::test]
+async fn of_a_replicators_transactions_the_marker_alone_is_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("oplog.bson");
+    // Transaction 1 of `mixed` begins with the marker.
+    let mut entries = mixed();
+    let mut first = bson::Document::try_from(&entries[1]).unwrap();
+    let marker = doc! {"op": "u", "ns": "__mmm.markers", "o": {"_id": 1000}, "o2": {"_id": 1000}};
+    first.get_document_mut("o").unwrap().get_array_mut("applyOps").unwrap().insert(0, marker.into());
+    entries[1] = RawDocumentBuf::try_from(&first).unwrap();
+    write(&path, &entries);
+    for (replicated, expected) in [
+        (Replicated::AsWrites, MIXED.to_vec()),
+        (Replicated::Markers, vec![1, 3, 1000, 8, 200, 201, 12]),
+        (Replicated::MarkersAndWrites, vec![1, 3, 1000, 100, 101, 102, 103, 104, 105, 8, 200, 201, 12]),
+    ] {
+        let read = async |from: StartAt<'_>| {
+            let mut source = source(&path, 2);
+            source.open(from, &Interest { replicated }).await.unwrap();
+            drain(&mut source).await.0
+        };
+        let batches = read(StartAt::Configured).await;
+        assert_eq!(ids(&batches), expected);
+        for n in 0..batches.len() {
+            let end = &batches[n].end;
+            let behind: Vec<_> = batches.iter().flat_map(|b| &b.events).filter(|e| e.time > end.time).map(id).collect();
+            assert_eq!(ids(&read(StartAt::Position(end)).await), behind);
+        }
+    }
 }
 
 #[tokio::test]

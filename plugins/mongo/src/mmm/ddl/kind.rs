@@ -35,11 +35,6 @@ impl CollectionKind {
     pub fn takes_transactions(self) -> bool {
         matches!(self, CollectionKind::Plain | CollectionKind::Missing)
     }
-
-    /// Whether deletes are to be applied.
-    pub fn takes_deletes(self) -> bool {
-        !matches!(self, CollectionKind::Capped { .. } | CollectionKind::View)
-    }
 }
 
 /// Asks once for each namespace, until it is told that something has changed.

@@ -11,8 +11,6 @@ use crate::mmm::marker::Link;
 pub(crate) struct Refusal {
     /// For `__mmm.conflicts`, of the kind `ddl`.
     pub record: Document,
-    /// Why, in words.
-    pub why: &'static str,
 }
 
 impl Refusal {
@@ -43,6 +41,6 @@ impl Refusal {
         if let (Some(code), Ok(error)) = (code, record.get_document_mut("error")) {
             error.insert("code", code);
         }
-        Refusal { record, why }
+        Refusal { record }
     }
 }

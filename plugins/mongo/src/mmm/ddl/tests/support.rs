@@ -215,7 +215,7 @@ pub async fn apply(applier: &Applier, events: &[Event]) -> Vec<(String, Outcome)
 /// `create x: Applied`
 pub fn names(outcomes: &[(String, Outcome)]) -> Vec<String> {
     let name = |outcome: &Outcome| match outcome {
-        Outcome::Refused(r) => format!("Refused, {} {}", r.why, r.record.get_document("error").unwrap()),
+        Outcome::Refused(r) => format!("Refused, {}", r.record.get_document("error").unwrap()),
         Outcome::Resync { ns, .. } => format!("Resync {}", ns.coll()),
         other => format!("{other:?}"),
     };
