@@ -117,12 +117,13 @@ impl Peer {
         tactics: &mut Tactics,
     ) -> Result<Writes, Retry> {
         self.mark(transaction, state, marker).await?;
+        let known = state.window.as_ref().map_or(Timestamp { time: 0, increment: 0 }, Window::at);
         if let Some(window) = &mut state.window {
             window.pull(self.client().await?).await?;
         }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
-        let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        let plans = self.plans(state, events, sight, known, tactics, &mut subjects, &mut writes)?;
         self.read(transaction, &mut subjects).await?;
 
         let mut commands = Commands::default();
@@ -230,6 +231,7 @@ impl Peer {
         state: &State,
         events: &[Event],
         sight: &Sight,
+        known: Timestamp,
         tactics: &mut Tactics,
         subjects: &mut Subjects,
         writes: &mut Writes,
@@ -260,11 +262,12 @@ impl Peer {
             }
             let hash = Window::hash(&event.ns, key);
             let (clock, seen) = sight.of(n);
-            let verdict = match beaten.get(&hash) {
-                // An earlier event of this transaction has won already.
-                Some(upto) => verdict(&self.settings, state, event, hash, clock, seen, Some(*upto))?,
-                None => verdict(&self.settings, state, event, hash, clock, seen, None)?,
-            };
+            // An earlier event of this transaction may have won already.
+            let won = beaten.get(&hash).copied();
+            let verdict = verdict(&self.settings, state, event, hash, clock, seen, won, known)?;
+            if matches!(verdict, Verdict::TooNew) {
+                return Err(Retry::Otherwise);
+            }
             if let Verdict::Remote(conflict) = &verdict {
                 beaten.insert(hash, conflict.upto);
             }

@@ -26,6 +26,8 @@ pub(super) enum Verdict {
     Local(Conflict),
     /// The collection is gone here.
     Removed,
+    /// A concurrent write is so new that it may lie behind the snapshot of the transaction: look again in another one.
+    TooNew,
 }
 
 /// A conflict and the greatest of the writes that the change met.
@@ -38,7 +40,8 @@ pub(super) struct Conflict {
     pub upto: Timestamp,
 }
 
-/// `clock` and `seen` are those of the change; up to `beaten` the writes here have lost already.
+/// `clock` and `seen` are those of the change; up to `beaten` the writes here have lost already; `known` is how far the log of the
+/// peer was read before the transaction began: what is there so far is surely in its snapshot.
 pub(super) fn verdict(
     settings: &Settings,
     state: &State,
@@ -47,6 +50,7 @@ pub(super) fn verdict(
     clock: i64,
     seen: &Seen,
     beaten: Option<Timestamp>,
+    known: Timestamp,
 ) -> Result<Verdict> {
     let policy = settings.policy(&event.ns);
     let Some(window) = state.window.as_ref().filter(|_| policy.conflicts != Conflicts::Origin) else {
@@ -60,6 +64,9 @@ pub(super) fn verdict(
         window.concurrent(hash, seen).filter(|write| beaten.is_none_or(|upto| write.time > upto)).collect();
     if live.is_empty() {
         return Ok(Verdict::Apply);
+    }
+    if live.iter().any(|write| write.time > known) {
+        return Ok(Verdict::TooNew);
     }
     if live.iter().any(|write| write.saw_us.is_some_and(|upto| event.time <= upto)) {
         return Ok(Verdict::Stale);

@@ -103,6 +103,11 @@ impl Window {
         hasher.finish()
     }
 
+    /// Up to where the log was read.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
     /// How far the log of another node is applied at the peer, as far as was read.
     pub fn applied(&self) -> &Seen {
         &self.applied
