@@ -34,8 +34,8 @@ pub(super) struct Tactics {
     read: HashSet<Place>,
     /// Events that the peer refuses, with the code.
     refused: HashMap<usize, i32>,
-    /// Documents as the origin has them.
-    whole: HashMap<Place, Whole>,
+    /// Documents as the origin has them, for the events of these times.
+    whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
     pub is_behind: bool,
 }
@@ -45,6 +45,8 @@ struct Wanted {
     ns: Namespace,
     key: Doc,
     time: Timestamp,
+    /// As it was at that time, and not as it is now.
+    exactly: bool,
     why: Why,
 }
 
@@ -92,9 +94,7 @@ impl Peer {
                 // From here on it may be there, whatever we hear.
                 state.is_certain = false;
                 transaction.commit().await?;
-                let taken = writes.taken.iter();
-                let included = taken.filter_map(|place| Some((place.clone(), tactics.whole.get(place)?.at?)));
-                state.committed(marker, sight.stream, included);
+                state.committed(marker, sight.stream, writes.taken.into_iter());
                 for (hash, upto) in writes.beaten {
                     state.beaten.insert(hash, upto);
                 }
@@ -141,27 +141,30 @@ impl Peer {
                 }
                 Plan::Read(verdict) => {
                     let place = (event.ns.clone(), hash_key(key));
-                    let whole = tactics.whole.get(&place);
-                    let taken = writes.taken.contains(&place);
-                    let is_unknown = tactics.is_behind || state.is_covered(event.time);
+                    let at = subjects.enter(&event.ns, key);
+                    let subject = subjects.get(at);
+                    subject.event = n;
+                    if writes.taken.get(&place).is_some_and(|upto| event.time <= *upto) {
+                        continue;
+                    }
+                    let is_covered = state.is_covered(event.time);
+                    let whole = tactics.whole.get(&(place.clone(), event.time));
                     let hash = Window::hash(&event.ns, key);
                     if let Verdict::Remote(conflict) = &verdict {
                         writes.beaten.push((hash, conflict.upto));
                     }
-                    let at = subjects.enter(&event.ns, key);
-                    let subject = subjects.get(at);
-                    subject.event = n;
                     let now = subject.now.take();
                     let link = &self.settings.link;
                     let (clock, _) = sight.of(n);
-                    let (next, won) = match document::apply(event, now.as_deref(), whole, taken, is_unknown, verdict)? {
+                    let is_unknown = tactics.is_behind || is_covered;
+                    let next = document::apply(event, now.as_deref(), whole, is_unknown, verdict)?;
+                    let whole_at = whole.and_then(|whole| whole.at);
+                    if let (Now::Is(_) | Now::Differs(..) | Now::Won(..), Some(upto)) = (&next, whole_at) {
+                        writes.taken.insert(place, upto);
+                    }
+                    let (next, won) = match next {
                         Now::Same => (now, true),
-                        Now::Is(document) => {
-                            if whole.is_some() && event.op != Op::Delete {
-                                writes.taken.insert(place);
-                            }
-                            (document, true)
-                        }
+                        Now::Is(document) => (document, true),
                         Now::Differs(kind, document) => {
                             writes.records.push(records::differs(
                                 link,
@@ -171,39 +174,18 @@ impl Peer {
                                 now.as_deref(),
                                 document.as_deref(),
                             )?);
-                            if whole.is_some() {
-                                writes.taken.insert(place);
-                            }
                             (document, true)
                         }
                         Now::Won(conflict, document) => {
-                            let record = records::resolved(
-                                link,
-                                event,
-                                clock,
-                                &conflict,
-                                true,
-                                now.as_deref(),
-                                document.as_deref(),
-                            )?;
                             if !document::same(now.as_deref(), document.as_deref()) {
-                                writes.records.push(record);
-                            }
-                            if event.op == Op::Update {
-                                writes.taken.insert(place);
+                                let versions = (now.as_deref(), document.as_deref());
+                                writes.records.push(records::resolved(link, event, clock, &conflict, true, versions)?);
                             }
                             (document, true)
                         }
                         Now::Lost(conflict, document) => {
-                            writes.records.push(records::resolved(
-                                link,
-                                event,
-                                clock,
-                                &conflict,
-                                false,
-                                now.as_deref(),
-                                document.as_deref(),
-                            )?);
+                            let versions = (now.as_deref(), document.as_deref());
+                            writes.records.push(records::resolved(link, event, clock, &conflict, false, versions)?);
                             (now, false)
                         }
                         Now::Homeless => {
@@ -211,7 +193,9 @@ impl Peer {
                             (now, false)
                         }
                         Now::Wanted(why) => {
-                            wanted.push(Wanted { ns: event.ns.clone(), key: Doc::from(key), time: event.time, why });
+                            let exactly = !is_covered;
+                            let (ns, key) = (event.ns.clone(), Doc::from(key));
+                            wanted.push(Wanted { ns, key, time: event.time, exactly, why });
                             (now, false)
                         }
                     };
@@ -347,17 +331,19 @@ impl Peer {
     }
 
     async fn fetch(&self, wanted: Vec<Wanted>, tactics: &mut Tactics) -> Result<(), Retry> {
-        let mut by_namespace: HashMap<Namespace, Vec<Wanted>> = HashMap::new();
+        // What is to be as it was at a time is asked for time by time; the rest all at once.
+        let mut groups: HashMap<(Namespace, Option<Timestamp>), Vec<Wanted>> = HashMap::new();
         for one in wanted {
-            by_namespace.entry(one.ns.clone()).or_default().push(one);
+            let exactly = one.exactly.then_some(one.time);
+            groups.entry((one.ns.clone(), exactly)).or_default().push(one);
         }
-        for (ns, all) in by_namespace {
+        for ((ns, exactly), all) in groups {
             let keys: Vec<&RawDocument> = all.iter().map(|one| &*one.key).collect();
             let Some(time) = all.iter().map(|one| one.time).max() else { continue };
-            let Documents { found, at } = self.origin.documents(&ns, &keys, time).await?;
+            let Documents { found, at } = self.origin.documents(&ns, &keys, time, exactly.is_some()).await?;
             for (one, document) in all.iter().zip(found) {
                 let whole = Whole { document, at, wanted: one.why };
-                tactics.whole.insert((ns.clone(), hash_key(&one.key)), whole);
+                tactics.whole.insert(((ns.clone(), hash_key(&one.key)), one.time), whole);
             }
         }
         Ok(())
@@ -405,7 +391,7 @@ impl Peer {
                 None => return Ok(()),
             },
             _ => {
-                let found = self.origin.documents(&event.ns, &[key], event.time).await?.found.pop().flatten();
+                let found = self.origin.documents(&event.ns, &[key], event.time, false).await?.found.pop().flatten();
                 match found {
                     Some(after) => (
                         "update",
@@ -490,8 +476,8 @@ struct Writes {
     outcome: Outcome,
     records: Vec<Document>,
     tombstones: Vec<Document>,
-    /// The documents that were taken whole from the origin.
-    taken: HashSet<Place>,
+    /// The documents that were taken whole from the origin, and what is in them.
+    taken: HashMap<Place, Timestamp>,
     /// By hash, up to when writes of the peer have lost.
     beaten: Vec<(u64, Timestamp)>,
 }

@@ -1,6 +1,6 @@
 //! Events cut into what one transaction takes.
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use oplogue_api::Event;
 
@@ -23,6 +23,21 @@ pub(super) fn units(events: &[Event]) -> Vec<Range<usize>> {
 fn same_transaction(a: &Event, b: &Event) -> bool {
     let (Some(one), Some(other)) = (&a.txn, &b.txn) else { return false };
     a.time == b.time && (Arc::ptr_eq(one, other) || one == other)
+}
+
+/// The collections that a transaction creates come before its writes: they cannot be in a transaction with them, and between them
+/// they would cut it in two.
+pub(super) fn creations_first(events: &[Event]) -> Cow<'_, [Event]> {
+    let is_cut = |unit: &Range<usize>| unit.len() > 1 && events[unit.clone()].iter().any(|event| event.op.is_barrier());
+    let cut: Vec<Range<usize>> = units(events).into_iter().filter(is_cut).collect();
+    if cut.is_empty() {
+        return Cow::Borrowed(events);
+    }
+    let mut sorted = events.to_vec();
+    for unit in cut {
+        sorted[unit].sort_by_key(|event| !event.op.is_barrier());
+    }
+    Cow::Owned(sorted)
 }
 
 /// Puts units together up to a number of events and the bytes that a transaction takes. A barrier stands alone.

@@ -45,19 +45,18 @@ pub(super) enum Now {
 }
 
 /// `is_unknown`: what the document was at the origin is not known, since an initial copy may hold later changes, or earlier ones
-/// of another node are not here yet. `taken`: `whole` is what the document has become.
+/// of another node are not here yet.
 pub(super) fn apply(
     event: &Event,
     now: Option<&RawDocument>,
     whole: Option<&Whole>,
-    taken: bool,
     is_unknown: bool,
     verdict: Verdict,
 ) -> Result<Now> {
     let conflict = match verdict {
         Verdict::Stale => return Ok(Now::Same),
         Verdict::Removed => return Ok(Now::Homeless),
-        Verdict::Apply => return alone(event, now, whole, taken, is_unknown),
+        Verdict::Apply => return alone(event, now, whole, is_unknown),
         Verdict::Remote(conflict) | Verdict::Local(conflict) if event.op == Op::Delete && now.is_none() => {
             // Deleted at both sides: nobody has lost anything.
             let _ = conflict;
@@ -82,17 +81,8 @@ pub(super) fn apply(
     })
 }
 
-fn alone(
-    event: &Event,
-    now: Option<&RawDocument>,
-    whole: Option<&Whole>,
-    taken: bool,
-    is_unknown: bool,
-) -> Result<Now> {
-    if let Some(whole) = whole
-        && (taken || whole.wanted != Why::Concurrent)
-        && whole.at.is_none_or(|at| event.time <= at)
-    {
+fn alone(event: &Event, now: Option<&RawDocument>, whole: Option<&Whole>, is_unknown: bool) -> Result<Now> {
+    if let Some(whole) = whole {
         // The change is in the document that the origin gave.
         let document = whole.document.as_deref();
         return Ok(match whole.wanted {

@@ -72,11 +72,18 @@ impl Origin {
         identity(self.client().await?).await
     }
 
-    /// The documents of these keys as they are now, on a majority of the members, and not earlier than `time`.
-    pub async fn documents(&self, ns: &Namespace, keys: &[&RawDocument], time: Timestamp) -> Result<Documents> {
+    /// The documents of these keys on a majority of the members: as they were at `time` (`exactly`, as long as the server keeps
+    /// that: from 5.0 on, for five minutes), or as they are now, and not earlier than `time`.
+    pub async fn documents(
+        &self,
+        ns: &Namespace,
+        keys: &[&RawDocument],
+        time: Timestamp,
+        exactly: bool,
+    ) -> Result<Documents> {
         let mut all = Documents { found: Vec::with_capacity(keys.len()), at: None };
         for keys in keys.chunks(MOST_KEYS) {
-            let part = self.some_documents(ns, keys, time).await?;
+            let part = self.some_documents(ns, keys, time, exactly).await?;
             all.found.extend(part.found);
             // The earliest of several times holds for all.
             all.at = match (all.at, part.at) {
@@ -87,7 +94,13 @@ impl Origin {
         Ok(all)
     }
 
-    async fn some_documents(&self, ns: &Namespace, keys: &[&RawDocument], time: Timestamp) -> Result<Documents> {
+    async fn some_documents(
+        &self,
+        ns: &Namespace,
+        keys: &[&RawDocument],
+        time: Timestamp,
+        exactly: bool,
+    ) -> Result<Documents> {
         let mut ids = Vec::with_capacity(keys.len());
         for key in keys {
             ids.push(as_bson(super::statements::id(key)?)?);
@@ -96,12 +109,18 @@ impl Origin {
         for (place, key) in keys.iter().enumerate() {
             places.entry(hash_key(key)).or_default().push(place);
         }
-        let mut concern = "snapshot";
-        loop {
+        let mut concerns = vec![
+            doc! {"level": "majority", "afterClusterTime": time},
+            doc! {"level": "snapshot", "afterClusterTime": time},
+        ];
+        if exactly {
+            concerns.push(doc! {"level": "snapshot", "atClusterTime": time});
+        }
+        while let Some(concern) = concerns.pop() {
             let command = doc! {
                 "find": ns.coll(),
                 "filter": {"_id": {"$in": &ids}},
-                "readConcern": {"level": concern, "afterClusterTime": time},
+                "readConcern": concern,
                 "maxTimeMS": PATIENCE.as_millis() as i64,
             };
             let mut options = RunCursorCommandOptions::default();
@@ -110,9 +129,8 @@ impl Origin {
             let cursor = db.run_cursor_command(command).with_options(options).batch();
             let mut cursor = match answered(cursor.into_future()).await? {
                 Ok(cursor) => cursor,
-                // Snapshot reads outside of transactions are there from 5.0 on; 246: the snapshot has gone meanwhile.
-                Err(e) if concern == "snapshot" && matches!(code(&e), Some(72 | 246 | 263 | 20 | 9 | 2)) => {
-                    concern = "majority";
+                // Snapshot reads outside of transactions are there from 5.0 on; 239 and 246: the snapshot has gone.
+                Err(e) if !concerns.is_empty() && matches!(code(&e), Some(72 | 239 | 246 | 263 | 20 | 9 | 2)) => {
                     continue;
                 }
                 Err(e) => return Err(classify(e, Phase::Lookup)),
@@ -134,6 +152,7 @@ impl Origin {
             }
             return Ok(Documents { found, at });
         }
+        Err(Error::bug("a read without a read concern"))
     }
 
     /// Whether anything but idle time and plain markers lies in the log behind `from`, up to `to`; `None` where it cannot be read.

@@ -47,8 +47,7 @@ pub(super) fn resolved(
     clock: i64,
     conflict: &Conflict,
     won: bool,
-    local: Option<&RawDocument>,
-    remote: Option<&RawDocument>,
+    (local, remote): (Option<&RawDocument>, Option<&RawDocument>),
 ) -> Result<Document> {
     let mut record = record(link, event, conflict.kind)?;
     record.insert("winner", if won { &link.node } else { &conflict.node });

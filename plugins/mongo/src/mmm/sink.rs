@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::{
     apply::{Outcome, Retry, Tactics},
     checks,
-    chunk::{chunks, units},
+    chunk::{chunks, creations_first, units},
     copy::{self, Copy, Initial},
     ddl,
     marker::{Link, Marker},
@@ -431,6 +431,7 @@ impl Sink for Mmm {
             self.reload(&mut state).await?;
         }
         self.watch(&mut state).await?;
+        let events = &*creations_first(events);
         let mut start = 0;
         while start < events.len() {
             let barrier = events[start..].iter().position(|event| event.op.is_barrier());

@@ -115,15 +115,15 @@ async fn the_kind_of_a_collection() {
     p.run_b(doc! {"create": "capped", "capped": true, "size": 8192, "max": 5}).await;
     p.run_b(doc! {"create": "view", "viewOn": "x", "pipeline": []}).await;
     p.run_b(doc! {"create": "series", "timeseries": {"timeField": "at"}}).await;
-    for (coll, kind, transactions, deletes) in [
-        ("x", CollectionKind::Plain, true, true),
-        ("capped", CollectionKind::Capped { size: 8192, max: Some(5) }, false, false),
-        ("view", CollectionKind::View, false, false),
-        ("series", CollectionKind::TimeSeries, false, true),
-        ("none", CollectionKind::Missing, true, true),
+    for (coll, kind, transactions) in [
+        ("x", CollectionKind::Plain, true),
+        ("capped", CollectionKind::Capped { size: 8192, max: Some(5) }, false),
+        ("view", CollectionKind::View, false),
+        ("series", CollectionKind::TimeSeries, false),
+        ("none", CollectionKind::Missing, true),
     ] {
         let found = p.ab.kinds().of(&p.ns(coll)).await.unwrap();
-        assert_eq!((found, found.takes_transactions(), found.takes_deletes()), (kind, transactions, deletes), "{coll}");
+        assert_eq!((found, found.takes_transactions()), (kind, transactions), "{coll}");
     }
     // The link's own DDL is seen.
     p.run_a(doc! {"create": "x"}).await;

@@ -1,0 +1,9 @@
+//! Replication between deployments that take writes: the real binary, real servers, random work, and every kind of trouble.
+
+mod acceptance;
+mod bad_input;
+mod mesh;
+mod random;
+mod silence;
+mod trouble;
+mod work;

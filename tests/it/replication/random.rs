@@ -1,0 +1,150 @@
+//! Random work at all ends, and both ends equal to the byte.
+
+use super::{
+    mesh::{End, Mesh, ends, set, shared},
+    work::{Worker, unique_index},
+};
+use crate::support::Chance;
+
+/// Works at the ends in `at`, with keys of their own or the same ones.
+async fn work(mesh: &Mesh, at: &[usize], steps: usize, is_apart: bool, chance: &Chance) {
+    let workers = at.iter().map(|end| {
+        let keys = if is_apart { *end as u64 + 1 } else { 0 };
+        let mut worker = Worker::new(&mesh.ends[*end].client, &mesh.db, chance.seed() ^ (*end as u64) << 7, keys);
+        worker.swaps = is_apart;
+        async move {
+            worker.work(steps).await;
+            worker.finish();
+        }
+    });
+    futures_util::future::join_all(workers).await;
+}
+
+async fn one_way(mut mesh: Mesh) {
+    let chance = Chance::new();
+    for end in &mesh.ends {
+        unique_index(&end.client, &mesh.db).await;
+    }
+    mesh.router.start();
+    work(&mesh, &[0], 300, true, &chance).await;
+    mesh.settle_equal(&format!("seed {}", chance.seed())).await;
+    mesh.assert_once(&format!("seed {}", chance.seed())).await;
+    assert_eq!(mesh.conflicts(1).await.len(), 0, "seed {}", chance.seed());
+    assert!(mesh.router.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_way_from_an_oplog() {
+    one_way(Mesh::one_way().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_way_from_a_change_stream() {
+    one_way(Mesh::new(ends(2, "mongo-change-stream").await, &[(0, 1)], "")).await;
+}
+
+async fn apart(mut mesh: Mesh, at: &[usize]) {
+    let chance = Chance::new();
+    for end in &mesh.ends {
+        unique_index(&end.client, &mesh.db).await;
+    }
+    mesh.router.start();
+    work(&mesh, at, 200, true, &chance).await;
+    mesh.settle_equal(&format!("seed {}", chance.seed())).await;
+    mesh.assert_once(&format!("seed {}", chance.seed())).await;
+    for end in at {
+        assert_eq!(mesh.conflicts(*end).await.len(), 0, "seed {}", chance.seed());
+    }
+    assert!(mesh.router.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_with_keys_of_their_own() {
+    apart(Mesh::pair().await, &[0, 1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_by_change_streams_with_keys_of_their_own() {
+    apart(Mesh::new(ends(2, "mongo-change-stream").await, &[(0, 1), (1, 0)], ""), &[0, 1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn among_three_with_keys_of_their_own() {
+    apart(Mesh::of_three().await, &[0, 1, 2]).await;
+}
+
+/// An older server with another that is newer, both ways. Change streams of versions before 6.0 do not tell of new
+/// collections and indexes, which are made at both ends here; the older ones do not have all the operators.
+async fn versions(version: &'static str, kind: &'static str) {
+    let old = End::new("old", set(version, 1).await, kind).await;
+    let new = End::new("new", shared(1).await, kind).await;
+    apart(Mesh::new(vec![old, new], &[(0, 1), (1, 0)], ""), &[0, 1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_server_of_4_4_by_oplogs() {
+    versions("4.4.2", "mongo-oplog").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_server_of_4_4_by_change_streams() {
+    versions("4.4.2", "mongo-change-stream").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_server_of_5_0_by_change_streams() {
+    versions("5.0.4", "mongo-change-stream").await;
+}
+
+/// The same keys at both ends at the same time: the policy decides, and both ends are equal.
+async fn together(mut mesh: Mesh, at: &[usize], policy: &str) {
+    let chance = Chance::new();
+    for end in &mesh.ends {
+        unique_index(&end.client, &mesh.db).await;
+    }
+    mesh.router.start();
+    work(&mesh, at, 150, false, &chance).await;
+    mesh.settle().await;
+    mesh.settle_equal(&format!("{policy}, seed {}", chance.seed())).await;
+    let mut conflicts = 0;
+    for end in at {
+        conflicts += mesh.conflicts(*end).await.len();
+    }
+    assert!(conflicts > 0, "they met, seed {}", chance.seed());
+    assert!(mesh.router.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_on_the_same_keys() {
+    together(Mesh::pair().await, &[0, 1], "last write").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_on_the_same_keys_by_change_streams() {
+    let ends = ends(2, "mongo-change-stream").await;
+    together(Mesh::new(ends, &[(0, 1), (1, 0)], ""), &[0, 1], "last write").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_win_on_the_same_keys() {
+    let ends = ends(2, "mongo-oplog").await;
+    together(Mesh::new(ends, &[(0, 1), (1, 0)], "deletes = \"win\""), &[0, 1], "deletes win").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_are_merged_on_the_same_keys() {
+    let ends = ends(2, "mongo-oplog").await;
+    together(Mesh::new(ends, &[(0, 1), (1, 0)], "conflicts = \"merge\""), &[0, 1], "merge").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_has_priority_on_the_same_keys() {
+    let ends = ends(2, "mongo-oplog").await;
+    let sink = format!("conflicts = \"priority\"\npriority = [\"{}\", \"{}\"]", ends[1].name, ends[0].name);
+    together(Mesh::new(ends, &[(0, 1), (1, 0)], &sink), &[0, 1], "priority").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn among_three_on_the_same_keys() {
+    together(Mesh::of_three().await, &[0, 1, 2], "last write").await;
+}
