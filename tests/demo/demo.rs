@@ -93,7 +93,8 @@ async fn play(stage: &mut Stage) -> Outcome<()> {
             say(DEMO, &format!("MongoDB {}", servers.mongo_shown()));
             say(DEMO, &format!("Redis   {}", servers.redis_shown()));
             say(DEMO, &format!("metrics http://{}/metrics", servers.http));
-            oplogue.wait_for_end().await?;
+            let status = oplogue.shell.wait().await?;
+            return Err(format!("oplogue ended by itself ({status})").into());
         }
     }
     Ok(())

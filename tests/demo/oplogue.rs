@@ -27,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// `oplogue run`, in a shell that stops it when its own standard input is closed: so it ends in good order even when
 /// this program is killed.
 pub struct Oplogue {
-    shell: Child,
+    pub shell: Child,
     /// Apart from `shell`, which would close it at the first `wait`.
     input: Option<ChildStdin>,
     http: String,
@@ -86,11 +86,6 @@ impl Oplogue {
             sleep(Duration::from_millis(50)).await;
         }
         Ok(())
-    }
-
-    pub async fn wait_for_end(&mut self) -> Outcome<()> {
-        let status = self.shell.wait().await?;
-        Err(format!("oplogue ended by itself ({status})").into())
     }
 
     /// Asks it to end as a service manager would, and waits for it.

@@ -29,7 +29,8 @@ pub(super) async fn collections(client: &Client, wants: &(dyn Fn(&Namespace) -> 
     let mut all = Collections::new();
     for database in reply.get_array("databases").map(Vec::as_slice).unwrap_or_default() {
         let Some(db) = database.as_document().and_then(|d| d.get_str("name").ok()) else { continue };
-        if matches!(db, "local" | "config") {
+        // Never replicated, and a user with few privileges may not look into all of them.
+        if matches!(db, "admin" | "local" | "config") {
             continue;
         }
         let database = client.database(db);
