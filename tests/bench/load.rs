@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bson::{RawDocumentBuf, Timestamp, doc, oid::ObjectId, rawdoc};
 use mongodb::{
     Client,
+    error::ErrorKind,
     options::{ClientOptions, InsertManyOptions},
 };
 
@@ -20,7 +21,11 @@ pub async fn initiate(uri: &str) -> Result<(), Failure> {
     options.direct_connection = Some(true);
     let admin = Client::with_options(options)?.database("admin");
     let config = doc! {"_id": "rs0", "members": [{"_id": 0, "host": host}]};
-    admin.run_command(doc! {"replSetInitiate": config}).await?;
+    match admin.run_command(doc! {"replSetInitiate": config}).await {
+        // AlreadyInitialized: an earlier part has done it.
+        Err(e) if !matches!(&*e.kind, ErrorKind::Command(e) if e.code == 23) => return Err(e.into()),
+        _ => {}
+    }
     let started = Instant::now();
     while !admin.run_command(doc! {"hello": 1}).await?.get_bool("isWritablePrimary").unwrap_or(false) {
         if started.elapsed() > Duration::from_secs(60) {

@@ -51,7 +51,8 @@ fn verdict(met: bool, aim: &str) -> String {
     format!("{aim}: {}", if met { "met" } else { "MISSED" })
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The middle one.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

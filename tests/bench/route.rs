@@ -33,18 +33,24 @@ pub struct Router {
 impl Router {
     /// Starts it with the given options of source and sink.
     pub fn start(plan: &Plan, source: &str, sink: &str) -> Result<Router, Failure> {
+        Router::start_with(
+            plan,
+            &format!(
+                "[sources.factory]\ntype = \"mongo-oplog\"\nuri = \"{}\"\n{source}\n\n\
+                 [sinks.out]\n{sink}\n\n[[routes]]\nname = \"bench\"\nfrom = [\"factory\"]\nto = [\"out\"]\n",
+                plan.mongo
+            ),
+        )
+    }
+
+    /// Starts it with the given sources, sinks and routes.
+    pub fn start_with(plan: &Plan, tables: &str) -> Result<Router, Failure> {
         let state = plan.dir.join("state");
         let _ = fs::remove_dir_all(&state);
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = plan.dir.join("bench.toml");
         let log = plan.dir.join("oplogue.log");
-        let text = format!(
-            "[http]\nlisten = \"{http}\"\n\n[state]\ndir = \"{}\"\n\n\
-             [sources.factory]\ntype = \"mongo-oplog\"\nuri = \"{}\"\n{source}\n\n\
-             [sinks.out]\n{sink}\n\n[[routes]]\nname = \"bench\"\nfrom = [\"factory\"]\nto = [\"out\"]\n",
-            state.display(),
-            plan.mongo
-        );
+        let text = format!("[http]\nlisten = \"{http}\"\n\n[state]\ndir = \"{}\"\n\n{tables}", state.display());
         fs::write(&config, text)?;
         let child = Command::new(&plan.oplogue)
             .arg("run")
@@ -56,14 +62,34 @@ impl Router {
         Ok(Router { child, http, log })
     }
 
+    /// Waits until each route, in the order of the file, has delivered up to a time.
+    pub fn wait_until_delivered(&mut self, upto: &[Timestamp]) -> Result<(), Failure> {
+        for (n, upto) in upto.iter().enumerate() {
+            self.wait_for_routes(|routes| delivered(&routes[n]).is_some_and(|at| at >= *upto))?;
+        }
+        Ok(())
+    }
+
+    /// The sum of a counter over all routes.
+    pub fn counted(&self, outcome: &str) -> Result<u64, Failure> {
+        let series = format!("oplogue_events_total{{outcome=\"{outcome}\",");
+        let metrics = get(self.http, "/metrics")?;
+        let counts = metrics.lines().filter(|line| line.starts_with(&series));
+        Ok(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+    }
+
     /// Waits until what the HTTP interface says about the route is as wanted.
     fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<(), Failure> {
+        self.wait_for_routes(|routes| wanted(&routes[0]))
+    }
+
+    fn wait_for_routes(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<(), Failure> {
         let started = Instant::now();
         loop {
             // It may not listen yet; then the connection is refused.
             let body = get(self.http, "/api/v1/routes").ok();
             let view = body.and_then(|body| serde_json::from_str::<Value>(&body).ok());
-            if view.is_some_and(|view| wanted(&view["routes"][0])) {
+            if view.is_some_and(|view| wanted(&view["routes"])) {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
@@ -78,7 +104,9 @@ impl Router {
 
     /// Waits until the route has begun to read.
     pub fn running(&mut self) -> Result<(), Failure> {
-        self.wait_for(|route| route["state"] == "running")
+        self.wait_for_routes(|routes| {
+            routes.as_array().is_some_and(|routes| routes.iter().all(|route| route["state"] == "running"))
+        })
     }
 
     /// CPU time and peak memory so far.

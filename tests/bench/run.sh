@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# make bench: the router's speed as a ratio to reading the oplog with the bare driver, on this machine, in one run.
+# make bench: the router's speed as a ratio to reading the oplog with the bare driver, and that of replication as a ratio to a
+# plain loader, on this machine, in one run.
 #
-#   EVENTS=1000000 ROUNDS=3 tests/bench/run.sh
+#   EVENTS=1000000 OPERATIONS=200000 ROUNDS=3 PARTS="reading replication" tests/bench/run.sh
 #
-# Starts a mongod and a Redis of its own in a temporary folder, and stops and removes both at the end.
+# Starts two mongods and a Redis of its own in a temporary folder, and stops and removes them at the end.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -37,19 +38,24 @@ free_port() {
   done
 }
 mongo_port=$(free_port)
+peer_port=$(free_port)
 redis_port=$(free_port)
 
-say "starting mongod on $mongo_port and redis on $redis_port"
-mkdir "$dir/db"
-"$mongod/bin/mongod" --replSet rs0 --port "$mongo_port" --bind_ip 127.0.0.1 --dbpath "$dir/db" --oplogSize 2048 \
-  --wiredTigerCacheSizeGB 1 --setParameter diagnosticDataCollectionEnabled=false >"$dir/mongod.log" 2>&1 &
-pids+=($!)
+say "starting mongods on $mongo_port and $peer_port, redis on $redis_port"
+for port in "$mongo_port" "$peer_port"; do
+  mkdir "$dir/db-$port"
+  "$mongod/bin/mongod" --replSet rs0 --port "$port" --bind_ip 127.0.0.1 --dbpath "$dir/db-$port" --oplogSize 2048 \
+    --wiredTigerCacheSizeGB 1 --setParameter diagnosticDataCollectionEnabled=false >"$dir/mongod-$port.log" 2>&1 &
+  pids+=($!)
+done
 "$redis/bin/redis-server" --port "$redis_port" --bind 127.0.0.1 --save '' --dir "$dir" >"$dir/redis.log" 2>&1 &
 pids+=($!)
 
-export BENCH_MONGO="mongodb://127.0.0.1:$mongo_port/?replicaSet=rs0" BENCH_REDIS="redis://127.0.0.1:$redis_port"
+export BENCH_MONGO="mongodb://127.0.0.1:$mongo_port/?replicaSet=rs0" BENCH_PEER="mongodb://127.0.0.1:$peer_port/?replicaSet=rs0"
+export BENCH_REDIS="redis://127.0.0.1:$redis_port"
 export BENCH_OPLOGUE="$target/release/oplogue" BENCH_DIR="$dir"
-export BENCH_EVENTS="${EVENTS:-1000000}" BENCH_ROUNDS="${ROUNDS:-3}" BENCH_TICKS
+export BENCH_EVENTS="${EVENTS:-1000000}" BENCH_OPERATIONS="${OPERATIONS:-200000}" BENCH_ROUNDS="${ROUNDS:-3}"
+export BENCH_PARTS="${PARTS:-reading replication}" BENCH_TICKS
 BENCH_TICKS=$(getconf CLK_TCK)
 
 "$target/release/examples/bench"

@@ -9,6 +9,7 @@
 //! `DEMO_SECONDS=n` it ends by itself (not before everything was seen, or a minute has passed). The exit code tells
 //! whether all events and messages were seen.
 
+mod oplogue;
 mod processes;
 mod servers;
 mod show;
@@ -21,15 +22,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use processes::{Oplogue, Seen, Subscriber, write};
+use oplogue::{Oplogue, Outcome, interrupted};
+use processes::{CONFIG, Seen, Subscriber, environment, write};
 use servers::Servers;
-use show::{Who, say};
-use tokio::signal::unix::{SignalKind, signal};
+use show::{DEMO, Who, say};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-
-/// How long the demo waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WRITER: Who = Who { name: "writer → mongo", colour: "33" };
+const REDIS: Who = Who { name: "redis → reader", colour: "35" };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -54,7 +53,7 @@ async fn main() -> ExitCode {
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            say(Who::Demo, &format!("failed: {e}"));
+            say(DEMO, &format!("failed: {e}"));
             ExitCode::FAILURE
         }
     }
@@ -75,25 +74,25 @@ async fn play(stage: &mut Stage) -> Outcome<()> {
     let servers = stage.servers.insert(Servers::start().await?);
     let seen = Seen::default();
     stage.subscriber = Some(Subscriber::start(servers, &seen).await?);
-    let oplogue = stage.oplogue.insert(Oplogue::start(servers, &seen)?);
+    let oplogue = stage.oplogue.insert(Oplogue::start(CONFIG, &environment(servers), &servers.http, {
+        let seen = seen.clone();
+        move |line| seen.event(line)
+    })?);
     oplogue.wait_until_ready().await?;
     stage.was_ready = true;
     let since = Instant::now();
-    say(Who::Demo, "oplogue is ready; now a second process writes to MongoDB");
+    say(DEMO, "oplogue is ready; now a second process writes to MongoDB");
     write(servers).await?;
     seen.wait_for_all().await?;
     stage.complete = true;
-    say(Who::Demo, &format!("all seen: {}", seen.summary()));
+    say(DEMO, &format!("all seen: {}", seen.summary()));
     match how_long() {
         Some(stay) => tokio::time::sleep(stay.saturating_sub(since.elapsed())).await,
         None => {
-            say(
-                Who::Demo,
-                "It goes on: write to the database `app` yourself, or look at the metrics. Ctrl-C ends it all.",
-            );
-            say(Who::Demo, &format!("MongoDB {}", servers.mongo_shown()));
-            say(Who::Demo, &format!("Redis   {}", servers.redis_shown()));
-            say(Who::Demo, &format!("metrics http://{}/metrics", servers.http));
+            say(DEMO, "It goes on: write to the database `app` yourself, or look at the metrics. Ctrl-C ends it all.");
+            say(DEMO, &format!("MongoDB {}", servers.mongo_shown()));
+            say(DEMO, &format!("Redis   {}", servers.redis_shown()));
+            say(DEMO, &format!("metrics http://{}/metrics", servers.http));
             oplogue.wait_for_end().await?;
         }
     }
@@ -121,18 +120,5 @@ fn how_long() -> Option<Duration> {
         Ok(Ok(seconds)) => Some(Duration::from_secs(seconds)),
         _ if env::var_os("CI").is_some() || !stdin().is_terminal() || !stdout().is_terminal() => Some(Duration::ZERO),
         _ => None,
-    }
-}
-
-async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
     }
 }

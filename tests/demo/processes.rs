@@ -1,9 +1,8 @@
-//! The processes that the demo runs beside the servers.
+//! The processes that the demo runs beside the servers and oplogue.
 
 use std::{
     env,
-    path::PathBuf,
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,20 +12,20 @@ use std::{
 
 use oplogue_testkit::servers::redis_cli;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::TcpStream,
-    process::{Child, ChildStdin, ChildStdout, Command},
+    io::{BufReader, Lines},
+    process::{Child, ChildStdout, Command},
     time::{Duration, sleep, timeout},
 };
 
 use crate::{
-    Outcome, PATIENCE,
+    REDIS, WRITER,
+    oplogue::{Outcome, PATIENCE, lines, program},
     servers::Servers,
-    show::{Who, colours, say},
+    show::{DEMO, say},
     writer::{AUDIT, CHANGES, COLLECTION},
 };
 
-const CONFIG: &str = "config.example.toml";
+pub const CONFIG: &str = "config.example.toml";
 
 /// What has come out at the other ends.
 #[derive(Clone, Default)]
@@ -40,7 +39,7 @@ struct Counts {
 }
 
 impl Seen {
-    fn event(&self, line: &str) {
+    pub fn event(&self, line: &str) {
         // The line that begins an event ends with the key of the document; that of `create` has none.
         count(line, &format!("{COLLECTION} {{"), &self.0.events);
         count(line, AUDIT, &self.0.held_back);
@@ -88,97 +87,6 @@ fn without_colour(line: &str) -> String {
     parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, text)| text))
 }
 
-/// `oplogue run`, in a shell that stops it when its own standard input is closed: so it ends in good order even when
-/// this program is killed.
-pub struct Oplogue {
-    shell: Child,
-    /// Apart from `shell`, which would close it at the first `wait`.
-    input: Option<ChildStdin>,
-    http: String,
-}
-
-const STOP_AT_END_OF_INPUT: &str = r#"
-"$@" </dev/null & oplogue=$!
-exec 3<&0 >/dev/null
-{ cat <&3; kill -TERM $oplogue; } 2>/dev/null & watch=$!
-wait $oplogue; status=$?
-kill $watch 2>/dev/null
-exit $status"#;
-
-impl Oplogue {
-    pub fn start(servers: &Servers, seen: &Seen) -> Outcome<Oplogue> {
-        say(Who::Demo, &format!("oplogue run {CONFIG}"));
-        let mut shell = Command::new("sh")
-            .args(["-c", STOP_AT_END_OF_INPUT, "oplogue-demo"])
-            .arg(program()?)
-            .args(["run", CONFIG])
-            .envs(environment(servers))
-            // Its output comes to this terminal through a pipe.
-            .envs(colours().then_some(("CLICOLOR_FORCE", "1")))
-            // Ctrl-C is ours: servers must not go before oplogue.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut lines = lines(&mut shell)?;
-        let seen = seen.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                say(Who::Oplogue, &line);
-                seen.event(&line);
-            }
-        });
-        let input = shell.stdin.take();
-        Ok(Oplogue { shell, input, http: servers.http.clone() })
-    }
-
-    /// Waits until `/readyz` says that all routes run: from then on no change is missed.
-    pub async fn wait_until_ready(&mut self) -> Outcome<()> {
-        let since = Instant::now();
-        while !is_ready(&self.http).await {
-            if let Some(status) = self.shell.try_wait()? {
-                return Err(format!("oplogue ended before it was ready ({status})").into());
-            }
-            if since.elapsed() > PATIENCE {
-                return Err(format!("oplogue did not get ready: see http://{}/readyz", self.http).into());
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
-    }
-
-    pub async fn wait_for_end(&mut self) -> Outcome<()> {
-        let status = self.shell.wait().await?;
-        Err(format!("oplogue ended by itself ({status})").into())
-    }
-
-    /// Asks it to end as a service manager would, and waits for it.
-    pub async fn stop(mut self) -> Outcome<()> {
-        if self.shell.try_wait()?.is_some() {
-            return Ok(()); // told already
-        }
-        say(Who::Demo, "stopping oplogue ...");
-        drop(self.input.take());
-        let status: ExitStatus =
-            timeout(PATIENCE, self.shell.wait()).await.map_err(|_| "oplogue does not stop when it is told to")??;
-        if status.success() { Ok(()) } else { Err(format!("oplogue stopped with {status}").into()) }
-    }
-}
-
-/// Whether `GET /readyz` is answered with 200.
-async fn is_ready(address: &str) -> bool {
-    let ask = async {
-        let mut connection = TcpStream::connect(address).await?;
-        connection
-            .write_all(format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
-            .await?;
-        let mut status = [0; 12];
-        connection.read_exact(&mut status).await?;
-        std::io::Result::Ok(status.ends_with(b" 200"))
-    };
-    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
-}
-
 /// `redis-cli PSUBSCRIBE`.
 pub struct Subscriber {
     _child: Child,
@@ -187,7 +95,7 @@ pub struct Subscriber {
 impl Subscriber {
     pub async fn start(servers: &Servers, seen: &Seen) -> Outcome<Subscriber> {
         let pattern = format!("*{COLLECTION}*");
-        say(Who::Demo, &format!("redis-cli PSUBSCRIBE '{pattern}'"));
+        say(DEMO, &format!("redis-cli PSUBSCRIBE '{pattern}'"));
         let mut child = Command::new(redis_cli().await)
             .args(["--no-auth-warning", "-u", &servers.redis_url, "PSUBSCRIBE", &pattern])
             .stdin(Stdio::null())
@@ -210,7 +118,7 @@ impl Subscriber {
         let seen = seen.clone();
         tokio::spawn(async move {
             while let Some([_, _, channel, text]) = message(&mut lines).await {
-                say(Who::Redis, &format!("{channel}  {text}"));
+                say(REDIS, &format!("{channel}  {text}"));
                 seen.message(&channel);
             }
         });
@@ -237,7 +145,7 @@ pub async fn write(servers: &Servers) -> Outcome<()> {
         .spawn()?;
     let mut lines = lines(&mut child)?;
     while let Some(line) = lines.next_line().await? {
-        say(Who::Writer, &line);
+        say(WRITER, &line);
     }
     let status = child.wait().await?;
     if status.success() { Ok(()) } else { Err(format!("the writer ended with {status}").into()) }
@@ -269,22 +177,12 @@ pub async fn reset_positions(servers: &Servers) -> Outcome<()> {
     if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).trim().to_owned().into()) }
 }
 
-/// The program `oplogue` that was built together with this one.
-fn program() -> Outcome<PathBuf> {
-    let me = env::current_exe()?;
-    let program = me.parent().and_then(|examples| examples.parent()).ok_or("no build folder")?.join("oplogue");
-    if program.exists() { Ok(program) } else { Err("oplogue is not built: cargo build --bin oplogue".into()) }
-}
-
-fn environment(servers: &Servers) -> [(&'static str, String); 4] {
+/// What config.example.toml wants to know.
+pub fn environment(servers: &Servers) -> [(&'static str, String); 4] {
     [
         ("MONGO_URL", servers.mongo_url.clone()),
         ("REDIS_URL", servers.redis_url.clone()),
         ("OPLOGUE_HTTP", servers.http.clone()),
         ("OPLOGUE_STATE", servers.state().display().to_string()),
     ]
-}
-
-fn lines(child: &mut Child) -> Outcome<Lines<BufReader<ChildStdout>>> {
-    Ok(BufReader::new(child.stdout.take().ok_or("no pipe")?).lines())
 }

@@ -7,9 +7,9 @@ use oplogue_testkit::servers::{Mongo, MongoOptions, Redis, RedisOptions};
 use tempfile::TempDir;
 
 use crate::{
-    Outcome,
+    oplogue::Outcome,
     processes::{has_positions, reset_positions},
-    show::{Who, say},
+    show::{DEMO, say},
     writer::{AUDIT, COLLECTION},
 };
 
@@ -30,25 +30,25 @@ impl Servers {
         let (mut mongo, mut redis) = (None, None);
         let mongo_url = match env::var("MONGO_URL") {
             Ok(url) => {
-                say(Who::Demo, "MongoDB: the one of $MONGO_URL");
+                say(DEMO, "MongoDB: the one of $MONGO_URL");
                 url
             }
             Err(_) => {
-                say(Who::Demo, "MongoDB: starting one, fetched on first use ...");
+                say(DEMO, "MongoDB: starting one, fetched on first use ...");
                 let own = mongo.insert(Mongo::start(MongoOptions::default()).await);
-                say(Who::Demo, &format!("         in {}", own.folder().display()));
+                say(DEMO, &format!("         in {}", own.folder().display()));
                 own.uri()
             }
         };
         let redis_url = match env::var("REDIS_URL") {
             Ok(url) => {
-                say(Who::Demo, "Redis:   the one of $REDIS_URL");
+                say(DEMO, "Redis:   the one of $REDIS_URL");
                 url
             }
             Err(_) => {
-                say(Who::Demo, "Redis:   starting one, fetched on first use ...");
+                say(DEMO, "Redis:   starting one, fetched on first use ...");
                 let own = redis.insert(Redis::start(RedisOptions::default()).await);
-                say(Who::Demo, &format!("         in {}", own.folder().display()));
+                say(DEMO, &format!("         in {}", own.folder().display()));
                 own.url()
             }
         };
@@ -57,10 +57,7 @@ impl Servers {
         let mut servers = Servers { mongo_url, redis_url, http, state, mongo, redis, keep_positions: false };
         if servers.redis.is_none() && has_positions(&servers).await? {
             servers.keep_positions = true;
-            say(
-                Who::Demo,
-                "         which has a checkpoint of the example's routes: they go on from there, and it is kept",
-            );
+            say(DEMO, "         which has a checkpoint of the example's routes: they go on from there, and it is kept");
         }
         Ok(servers)
     }
@@ -88,7 +85,7 @@ impl Servers {
         {
             for name in [COLLECTION, AUDIT] {
                 if let Err(e) = client.database("app").collection::<Document>(name).drop().await {
-                    say(Who::Demo, &format!("the collection app.{name} could not be dropped: {}", e.kind));
+                    say(DEMO, &format!("the collection app.{name} could not be dropped: {}", e.kind));
                 }
             }
         }
@@ -97,7 +94,7 @@ impl Servers {
             && !self.keep_positions
             && let Err(e) = reset_positions(&self).await
         {
-            say(Who::Demo, &format!("the checkpoints could not be removed from Redis: {e}"));
+            say(DEMO, &format!("the checkpoints could not be removed from Redis: {e}"));
         }
     }
 }

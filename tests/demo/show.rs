@@ -7,12 +7,13 @@ use std::{
 
 /// Whose line it is.
 #[derive(Clone, Copy)]
-pub enum Who {
-    Demo,
-    Writer,
-    Oplogue,
-    Redis,
+pub struct Who {
+    pub name: &'static str,
+    /// The code of its colour on a terminal.
+    pub colour: &'static str,
 }
+
+pub const DEMO: Who = Who { name: "demo", colour: "1" };
 
 /// Whether lines are coloured.
 pub fn colours() -> bool {
@@ -21,12 +22,7 @@ pub fn colours() -> bool {
 
 /// Prints a line.
 pub fn say(who: Who, line: &str) {
-    let (name, colour) = match who {
-        Who::Demo => ("demo", "1"),
-        Who::Writer => ("writer → mongo", "33"),
-        Who::Oplogue => ("oplogue", "36"),
-        Who::Redis => ("redis → reader", "35"),
-    };
+    let Who { name, colour } = who;
     let mut out = stdout().lock();
     // A terminal that is gone is no reason to fail: the servers are still to be ended.
     let _ = if colours() {

@@ -5,7 +5,7 @@ use std::{env, time::Duration};
 use bson::{Document, doc};
 use mongodb::Client;
 
-use crate::Outcome;
+use crate::oplogue::Outcome;
 
 /// The collection that is written to. The filter of config.example.toml lets it pass.
 pub const COLLECTION: &str = "oplogue_demo";
