@@ -1,6 +1,9 @@
 //! Deployments that are replicated into each other by the real binary, and how to tell that they are equal.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use futures_util::TryStreamExt;
 use mongodb::{
@@ -77,7 +80,7 @@ pub struct Ops {
 
 /// An operation, and the entry of the log that it is in.
 pub struct Logged {
-    pub entry: Document,
+    pub entry: Arc<Document>,
     pub op: Document,
     /// Whether it is in a transaction of a replicator.
     pub is_applied: bool,
@@ -91,6 +94,8 @@ pub struct Mesh {
     pub router: Oplogue,
     config: String,
     sentinels: usize,
+    /// No end is older than 5.0.
+    pub is_of_today: bool,
 }
 
 impl Mesh {
@@ -135,7 +140,7 @@ impl Mesh {
             );
         }
         let router = Oplogue::new(&config);
-        Mesh { db, ends, links: links.to_vec(), router, config, sentinels: 0 }
+        Mesh { db, ends, links: links.to_vec(), router, config, sentinels: 0, is_of_today: true }
     }
 
     /// Another process with the same configuration.
@@ -259,9 +264,9 @@ impl Mesh {
         let mut all = Vec::new();
         // A transaction of more than one entry has its marker in the first.
         let mut marked: HashSet<String> = HashSet::new();
-        for entry in entries {
+        for entry in entries.into_iter().map(Arc::new) {
             let Ok(inner) = entry.get_document("o").and_then(|o| o.get_array("applyOps")) else {
-                all.push(Logged { op: entry.clone(), entry, is_applied: false });
+                all.push(Logged { op: (*entry).clone(), entry, is_applied: false });
                 continue;
             };
             let whole = format!("{:?} {:?}", entry.get("lsid"), entry.get("txnNumber"));
@@ -271,7 +276,7 @@ impl Mesh {
             }
             for op in inner.iter().filter_map(Bson::as_document).filter(|op| text(op, "ns").starts_with(&prefix)) {
                 let is_applied = marked.contains(&whole);
-                all.push(Logged { entry: entry.clone(), op: op.clone(), is_applied });
+                all.push(Logged { entry: Arc::clone(&entry), op: op.clone(), is_applied });
             }
         }
         all

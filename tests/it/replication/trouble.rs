@@ -227,7 +227,8 @@ async fn two_routers_on_one_link() {
     let mut other = mesh.another();
     other.spawn();
     loads[0].more(20).await;
-    mesh.router.wait("fenced", |o| o.log().contains("another process"));
+    assert_eq!(mesh.router.wait_exit().code(), Some(1));
+    assert!(mesh.router.log().contains("run one router per link"), "it says what to do");
     loads[0].more(20).await;
     end_of(loads).await;
     mesh.settle_equal(&format!("seed {}", chance.seed())).await;

@@ -10,6 +10,7 @@ use futures_util::TryStreamExt;
 use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
 
 use super::{
+    chunk::units,
     document::{self, Now, Whole, Why},
     marker::Marker,
     names,
@@ -364,6 +365,12 @@ impl Peer {
             let reply = transaction.run(command.ns.db(), command.body()).await?;
             if let Some((statement, code)) = reply.refused() {
                 let event = command.events.get(statement).copied().unwrap_or(0);
+                if code == 11000 && state.serial.contains(&events[event].ns) && units(events).len() > 1 {
+                    // Documents that are read are written as they are in the end, and so values may meet that never met at the
+                    // origin: in smaller transactions they go by one another as they did there.
+                    let e = Error::transient("the peer has another document with the value of a unique index");
+                    return Err(Failure::TooLarge(e).into());
+                }
                 return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
             }
             if command.must_find().is_some_and(|n| n != reply.n()) {

@@ -235,7 +235,15 @@ fn pipeline(diff: &RawDocument, stamp: Option<RawBson>) -> Result<Option<RawArra
 pub(super) fn replace(key: &RawDocument, document: &RawDocument) -> Result<Applied> {
     let mut statement = RawDocumentBuf::new();
     statement.append(cstr!("q"), filter(key)?);
-    statement.append(cstr!("u"), document.to_owned());
+    let mut names = document.iter_elements().map_while(|element| Some(element.ok()?.key().as_str().to_owned()));
+    if names.any(|name| name.starts_with('$')) {
+        // A replacement with such a name would be taken for operators, and is refused.
+        let mut stages = RawArrayBuf::new();
+        stages.push(rawdoc! {"$replaceWith": {"$literal": document.to_owned()}});
+        statement.append(cstr!("u"), stages);
+    } else {
+        statement.append(cstr!("u"), document.to_owned());
+    }
     Ok(Applied::Statement(Kind::Update, statement))
 }
 
