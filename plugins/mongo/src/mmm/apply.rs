@@ -82,11 +82,12 @@ impl Peer {
         tactics: &mut Tactics,
     ) -> Result<Outcome, Retry> {
         let Some(last) = events.last() else { return Ok(Outcome::default()) };
-        let sight = Sight::new(&state.stream, events, state.is_mesh);
+        let mut sight = Sight::new(&state.stream, events, state.is_mesh);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
         let mut marker = sight.marker(state, last, position, whole)?;
         marker.session = self.session.id(self.client().await?).await?;
         if let Some(window) = &mut state.window {
+            sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
         }
         let mut transaction = Transaction::begin(self.client().await?, &self.session).await?;
@@ -118,17 +119,17 @@ impl Peer {
         tactics: &mut Tactics,
     ) -> Result<Writes, Retry> {
         self.mark(transaction, state, marker).await?;
-        let known = state.window.as_ref().map_or(Timestamp { time: 0, increment: 0 }, Window::at);
         if let Some(window) = &mut state.window {
             window.pull(self.client().await?).await?;
         }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
-        let plans = self.plans(state, events, sight, known, tactics, &mut subjects, &mut writes)?;
+        let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
         self.read(transaction, &mut subjects).await?;
 
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
+        let mut pending = HashSet::new();
         for (n, (event, plan)) in events.iter().zip(plans).enumerate() {
             let Some(key) = event.key.as_deref() else { continue };
             let won = match plan {
@@ -146,7 +147,8 @@ impl Peer {
                     let at = subjects.enter(&event.ns, key);
                     let subject = subjects.get(at);
                     subject.event = n;
-                    if writes.taken.get(&place).is_some_and(|upto| event.time <= *upto) {
+                    // What it is before this event is not known yet; or the event is in what was taken whole.
+                    if pending.contains(&at) || writes.taken.get(&place).is_some_and(|upto| event.time <= *upto) {
                         continue;
                     }
                     let is_covered = state.is_covered(event.time);
@@ -195,6 +197,7 @@ impl Peer {
                             (now, false)
                         }
                         Now::Wanted(why) => {
+                            pending.insert(at);
                             let exactly = !is_covered;
                             let (ns, key) = (event.ns.clone(), Doc::from(key));
                             wanted.push(Wanted { ns, key, time: event.time, exactly, why });
@@ -232,7 +235,6 @@ impl Peer {
         state: &State,
         events: &[Event],
         sight: &Sight,
-        known: Timestamp,
         tactics: &mut Tactics,
         subjects: &mut Subjects,
         writes: &mut Writes,
@@ -262,10 +264,9 @@ impl Peer {
                 continue;
             }
             let hash = Window::hash(&event.ns, key);
-            let (clock, seen) = sight.of(n);
             // An earlier event of this transaction may have won already.
             let won = beaten.get(&hash).copied();
-            let verdict = verdict(&self.settings, state, event, hash, clock, seen, won, known)?;
+            let verdict = verdict(&self.settings, state, event, hash, (sight, n), won)?;
             if matches!(verdict, Verdict::TooNew) {
                 return Err(Retry::Otherwise);
             }

@@ -17,6 +17,8 @@ pub(super) struct Sight {
     /// For each event, its clock, and the place of what it has seen.
     events: Vec<(i64, usize)>,
     seen: Vec<Seen>,
+    /// How far the log of the peer was read before the transaction began: what is there so far is surely in its snapshot.
+    pub known: Timestamp,
     /// What the source has told behind the last event.
     pub stream: Stream,
     /// The greatest clock of the writes.
@@ -31,6 +33,7 @@ impl Sight {
         let mut sight = Sight {
             events: Vec::with_capacity(events.len()),
             seen: vec![stream.seen.clone()],
+            known: Timestamp { time: 0, increment: 0 },
             stream: Stream::default(),
             clock: 0,
             writes: Vec::new(),

@@ -237,10 +237,14 @@ impl Mmm {
 
     /// Reads what is stored, after a commit whose outcome is unknown.
     async fn reload(&self, state: &mut State) -> Result<()> {
-        let generation = state.marker()?.generation;
+        let known = state.marker()?.clone();
         let stored = load(&self.peer).await?;
         match stored {
-            Some(marker) if marker.generation == generation => {
+            // An election has taken back what was not on a majority yet, the marker with the data.
+            Some(marker) if marker.generation == known.generation && marker.done < known.done => {
+                Err(Error::position_lost("the peer has lost the last transactions in an election, and their marker with them"))
+            }
+            Some(marker) if marker.generation == known.generation => {
                 state.resume(marker);
                 Ok(())
             }

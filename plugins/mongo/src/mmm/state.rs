@@ -47,7 +47,7 @@ impl Peer {
             client: OnceCell::new(),
             ddl: OnceCell::new(),
             meter: Arc::default(),
-            session: Session::default(),
+            session: Session::quick(),
         }
     }
 
@@ -64,10 +64,11 @@ impl Peer {
         self.ddl.get_or_try_init(make).await
     }
 
-    /// The collection of markers: read and written at the primary, with a majority.
+    /// The collection of markers: read at the primary as it is there, like the transactions are written; alone it is written with a
+    /// majority.
     pub async fn markers(&self) -> Result<Collection<Document>> {
         let options = CollectionOptions::builder()
-            .read_concern(ReadConcern::majority())
+            .read_concern(ReadConcern::local())
             .write_concern(WriteConcern::builder().w(Acknowledgment::Majority).build())
             .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
             .build();

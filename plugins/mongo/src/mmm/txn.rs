@@ -76,20 +76,35 @@ impl Reply {
 
 /// The session of a link. Always the same one, so that the next process knows which transaction a killed one has left open: the
 /// server would keep that for a minute, and with it the marker.
-#[derive(Default)]
-pub(super) struct Session(Mutex<Option<ClientSession>>);
+pub(super) struct Session {
+    slot: Mutex<Option<ClientSession>>,
+    acknowledgment: Acknowledgment,
+}
+
+impl Default for Session {
+    /// Transactions that a majority has when they are committed.
+    fn default() -> Session {
+        Session { slot: Mutex::default(), acknowledgment: Acknowledgment::Majority }
+    }
+}
 
 impl Session {
+    /// Transactions that are committed when the primary has them. An election may take back the last of them, but then it takes
+    /// back the marker too, and with it what the link believes to have done: nothing is lost, and nobody waits for each one.
+    pub fn quick() -> Session {
+        Session { slot: Mutex::default(), acknowledgment: Acknowledgment::Nodes(1) }
+    }
+
     /// The session, and its id.
     async fn take(&self, client: &Client) -> Result<ClientSession> {
-        if let Some(session) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(session) = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Ok(session);
         }
         answered(client.start_session().into_future()).await?.map_err(|e| classify(e, Phase::Apply))
     }
 
     fn give_back(&self, session: ClientSession) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
     /// The id of the session that the next transaction will have.
@@ -118,10 +133,9 @@ pub(super) async fn end_session(client: &Client, id: Uuid) -> Result<()> {
 impl<'a> Transaction<'a> {
     pub async fn begin(client: &Client, slot: &'a Session) -> Result<Transaction<'a>> {
         let mut session = slot.take(client).await?;
-        let majority = WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(MAJORITY).build();
         let options = TransactionOptions::builder()
             .read_concern(ReadConcern::snapshot())
-            .write_concern(majority)
+            .write_concern(WriteConcern::builder().w(slot.acknowledgment.clone()).w_timeout(MAJORITY).build())
             .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
             .build();
         let started = session.start_transaction().with_options(options).await;

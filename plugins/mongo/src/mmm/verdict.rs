@@ -8,7 +8,7 @@ use oplogue_api::{Error, Event, Op, Result};
 use super::{
     options::{Conflicts, Policy, Settings},
     rank::{Ranked, compare},
-    seen::Seen,
+    sight::Sight,
     state::State,
     window::{Window, Write},
 };
@@ -40,18 +40,16 @@ pub(super) struct Conflict {
     pub upto: Timestamp,
 }
 
-/// `clock` and `seen` are those of the change; up to `beaten` the writes here have lost already; `known` is how far the log of the
-/// peer was read before the transaction began: what is there so far is surely in its snapshot.
+/// What the `n`-th event that `sight` is about meets. Up to `beaten` the writes here have lost already.
 pub(super) fn verdict(
     settings: &Settings,
     state: &State,
     event: &Event,
     hash: u64,
-    clock: i64,
-    seen: &Seen,
+    (sight, n): (&Sight, usize),
     beaten: Option<Timestamp>,
-    known: Timestamp,
 ) -> Result<Verdict> {
+    let (clock, seen) = sight.of(n);
     let policy = settings.policy(&event.ns);
     let Some(window) = state.window.as_ref().filter(|_| policy.conflicts != Conflicts::Origin) else {
         return Ok(Verdict::Apply);
@@ -65,7 +63,7 @@ pub(super) fn verdict(
     if live.is_empty() {
         return Ok(Verdict::Apply);
     }
-    if live.iter().any(|write| write.time > known) {
+    if live.iter().any(|write| write.time > sight.known) {
         return Ok(Verdict::TooNew);
     }
     if live.iter().any(|write| write.saw_us.is_some_and(|upto| event.time <= upto)) {
