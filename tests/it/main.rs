@@ -18,6 +18,7 @@ mod hostile;
 mod leaks;
 mod outage;
 mod process;
+mod replication;
 mod signals;
 mod subscriber;
 mod support;
