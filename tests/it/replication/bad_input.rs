@@ -87,7 +87,8 @@ async fn a_user_that_may_not_write() {
     let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
     let roles = roles.map(|role| doc! {"role": role, "db": "admin"}).to_vec();
     guarded.add_user(&writer, roles).await;
-    let mut both = vec![End::new("a", shared(0).await, "mongo-oplog").await, End::new("b", &guarded, "mongo-oplog").await];
+    let mut both =
+        vec![End::new("a", shared(0).await, "mongo-oplog").await, End::new("b", &guarded, "mongo-oplog").await];
     both[1].uri = guarded.uri_of(Some(&writer));
     let mut mesh = Mesh::new(both, &[(0, 1)], "");
     mesh.router.start();
@@ -117,8 +118,7 @@ async fn documents_that_the_peer_refuses() {
         parked.push((coll, record.get_i32("key").unwrap_or(-1), text(record, "status").to_owned()));
     }
     parked.sort();
-    let expected =
-        [("strict".to_owned(), 20, "parked".to_owned()), ("unique".to_owned(), 1, "parked".to_owned())];
+    let expected = [("strict".to_owned(), 20, "parked".to_owned()), ("unique".to_owned(), 1, "parked".to_owned())];
     assert_eq!(parked, expected);
     let there = async |name: &str, n: i32| mesh.coll(1, name).find_one(doc! {"_id": n}).await.unwrap().is_some();
     assert!(there("strict", 1).await && there("strict", 2).await && !there("strict", 20).await);

@@ -259,8 +259,7 @@ impl Mesh {
             "ts": {"$gt": end.since},
             "$or": [{"ns": ns.clone()}, {"o.applyOps.ns": ns}, {"o.applyOps.0.ns": "__mmm.markers"}],
         };
-        let entries: Vec<Document> =
-            log.find(filter).await.expect("the oplog").try_collect().await.expect("the oplog");
+        let entries: Vec<Document> = log.find(filter).await.expect("the oplog").try_collect().await.expect("the oplog");
         let mut all = Vec::new();
         // A transaction of more than one entry has its marker in the first.
         let mut marked: HashSet<String> = HashSet::new();

@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod bad_input;
+mod conflicts;
 mod mesh;
 mod random;
 mod silence;

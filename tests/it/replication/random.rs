@@ -11,7 +11,7 @@ async fn work(mesh: &Mesh, at: &[usize], steps: usize, is_apart: bool, chance: &
     let workers = at.iter().map(|end| {
         let keys = if is_apart { *end as u64 + 1 } else { 0 };
         let mut worker = Worker::new(&mesh.ends[*end].client, &mesh.db, chance.seed() ^ (*end as u64) << 7, keys);
-        worker.swaps = is_apart;
+        worker.swaps = is_apart && mesh.is_of_today;
         worker.dollars = mesh.is_of_today;
         async move {
             worker.work(steps).await;
@@ -53,7 +53,8 @@ async fn apart(mut mesh: Mesh, at: &[usize]) {
     work(&mesh, at, 200, true, &chance).await;
     mesh.settle_equal(&format!("seed {}", chance.seed())).await;
     mesh.assert_once(&format!("seed {}", chance.seed())).await;
-    for end in at {
+    // From an old server's change stream some documents must be looked up, and are found as they are later.
+    for end in at.iter().filter(|_| mesh.is_of_today) {
         assert_eq!(mesh.conflicts(*end).await.len(), 0, "seed {}", chance.seed());
     }
     assert!(mesh.router.terminate().success());
@@ -139,9 +140,4 @@ async fn one_node_has_priority_on_the_same_keys() {
     let ends = ends(2, "mongo-oplog").await;
     let sink = format!("conflicts = \"priority\"\npriority = [\"{}\", \"{}\"]", ends[1].name, ends[0].name);
     together(Mesh::new(ends, &[(0, 1), (1, 0)], &sink), &[0, 1], "priority").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn among_three_on_the_same_keys() {
-    together(Mesh::of_three().await, &[0, 1, 2], "last write").await;
 }

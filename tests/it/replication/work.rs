@@ -29,7 +29,17 @@ impl Worker {
         let mut all = ids(keys * 2 + 1);
         all.extend(ids(keys * 2 + 2));
         let n = (seed % 1_000_000) as i64 * 1_000_000;
-        Worker { client: client.clone(), db: db.to_owned(), rng: Rng::new(seed), ids: all, n, swaps: true, dollars: true, done: 0, refused: 0 }
+        Worker {
+            client: client.clone(),
+            db: db.to_owned(),
+            rng: Rng::new(seed),
+            ids: all,
+            n,
+            swaps: true,
+            dollars: true,
+            done: 0,
+            refused: 0,
+        }
     }
 
     pub async fn work(&mut self, steps: usize) {
@@ -137,12 +147,18 @@ impl Worker {
     fn stages(&mut self, n: i64) -> Vec<Document> {
         let set = |name: Bson| doc! {"$replaceWith": {"$setField": {"field": name, "input": "$$ROOT", "value": n}}};
         match self.rng.below(6) {
-            0 => vec![doc! {"$set": {"arr": {"$cond": [{"$isArray": "$arr"}, {"$slice": ["$arr", 1]}, "$arr"]}, "n": n}}],
+            0 => {
+                vec![doc! {"$set": {"arr": {"$cond": [{"$isArray": "$arr"}, {"$slice": ["$arr", 1]}, "$arr"]}, "n": n}}]
+            }
             1 => vec![set("a.b".into())],
             2 if self.dollars => vec![set(Bson::Document(doc! {"$literal": "$x"}))],
             3 => vec![set("7".into())],
-            4 => vec![doc! {"$set": {"list": {"$cond": [{"$isArray": "$list"}, {"$map": {"input": {"$slice": ["$list", 1]}, "in": {"$mergeObjects": ["$$this", {"z": n}]}}}, [{"x": 1}, {"x": 2}]]}}}],
-            5 if self.dollars => vec![set("a.b".into()), set(Bson::Document(doc! {"$literal": "$x"})), doc! {"$unset": "name"}],
+            4 => vec![
+                doc! {"$set": {"list": {"$cond": [{"$isArray": "$list"}, {"$map": {"input": {"$slice": ["$list", 1]}, "in": {"$mergeObjects": ["$$this", {"z": n}]}}}, [{"x": 1}, {"x": 2}]]}}},
+            ],
+            5 if self.dollars => {
+                vec![set("a.b".into()), set(Bson::Document(doc! {"$literal": "$x"})), doc! {"$unset": "name"}]
+            }
             _ => vec![doc! {"$set": {"n": n}}, doc! {"$unset": "name"}],
         }
     }

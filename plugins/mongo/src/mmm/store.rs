@@ -28,6 +28,8 @@ use crate::{
 /// A position alone, without data, is written at most so often.
 const PACE: Duration = Duration::from_secs(10);
 const DUPLICATE_KEY: i32 = 11000;
+/// How often a link is claimed while its owner goes on writing the marker: the claim is one write, faster than a transaction.
+const CLAIMS: u32 = 200;
 
 /// See the module.
 pub(super) struct Store {
@@ -82,6 +84,22 @@ impl Store {
         match answered(markers.replace_one(filter, marker.encode()).into_future()).await? {
             Ok(result) => Ok(result.matched_count == 1),
             Err(e) => Err(classify(e, Phase::Store)),
+        }
+    }
+
+    /// The marker is not what was to be replaced.
+    fn overtaken(&self, state: &mut State, now: Option<Marker>, known: &Marker, wanted: &Checkpoint) -> Result<Saved> {
+        match now {
+            Some(now) if checkpoint(&now) == *wanted => {
+                self.claimed.store(true, Relaxed);
+                state.resume(now);
+                Ok(Saved::Stored)
+            }
+            Some(now) if now.generation == known.generation => {
+                Err(Error::transient("the marker changes while it is saved"))
+            }
+            Some(now) => Ok(Saved::Superseded(checkpoint(&now))),
+            None => Err(fenced(&self.peer)),
         }
     }
 
@@ -166,33 +184,35 @@ impl CheckpointStore for Store {
             end_session(client, old).await?;
         }
         let done = EventId { time: wanted.position.time, index: u32::MAX };
-        let marker = Marker {
-            route: route.to_owned(),
-            generation: wanted.generation,
-            session,
-            seq: known.seq + 1,
-            position: wanted.position.clone(),
-            done: if is_claim { known.done } else { known.done.max(done) },
-            writes: Vec::new(),
-            ..known.clone()
-        };
-        if self.replace(&known, &marker).await? {
-            self.claimed.store(true, Relaxed);
-            state.resume(marker);
-            return Ok(Saved::Stored);
-        }
-        match load(&self.peer).await? {
-            Some(now) if checkpoint(&now) == *wanted => {
+        let mut known = known;
+        for _ in 0..CLAIMS {
+            let marker = Marker {
+                route: route.to_owned(),
+                generation: wanted.generation,
+                session,
+                seq: known.seq + 1,
+                // Whoever had the link may have gone on since the claim began: what it has done stays done.
+                position: if is_claim { known.position.clone() } else { wanted.position.clone() },
+                done: if is_claim { known.done } else { known.done.max(done) },
+                writes: Vec::new(),
+                ..known.clone()
+            };
+            if self.replace(&known, &marker).await? {
                 self.claimed.store(true, Relaxed);
-                state.resume(now);
-                Ok(Saved::Stored)
+                state.resume(marker);
+                return Ok(Saved::Stored);
             }
-            Some(now) if now.generation == known.generation => {
-                Err(Error::transient("the marker changes while it is saved"))
+            match load(&self.peer).await? {
+                Some(now) if is_claim && now.generation == known.generation => known = now,
+                now => {
+                    // Else the next try would be made with what is known to be old.
+                    state.is_certain = false;
+                    return self.overtaken(&mut state, now, &known, wanted);
+                }
             }
-            Some(now) => Ok(Saved::Superseded(checkpoint(&now))),
-            None => Err(fenced(&self.peer)),
         }
+        state.is_certain = false;
+        Err(Error::transient("the marker changes while it is saved"))
     }
 
     async fn reset(&self, route: &str, position: Option<&Position>) -> Result<()> {
