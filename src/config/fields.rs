@@ -146,8 +146,8 @@ pub(super) fn listing<'n>(of: &str, known: impl IntoIterator<Item = &'n str>) ->
 
 /// What a value of this type looks like in TOML.
 pub(crate) fn sample(field: &Field) -> String {
-    if let Some(default) = field.default {
-        return default.to_owned();
+    if let Some(text) = field.example.or(field.default) {
+        return text.to_owned();
     }
     match field.kind {
         FieldType::String if field.secret => {

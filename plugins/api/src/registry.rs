@@ -40,6 +40,8 @@ pub struct Field {
     pub secret: bool,
     /// Whether an example shows it as set, although it may be absent: one of several ways to say what must be said.
     pub usual: bool,
+    /// A value that an example shows, as it would be written in TOML, where any text or number would not do.
+    pub example: Option<&'static str>,
     /// What it does, in a sentence.
     pub help: &'static str,
 }
@@ -47,7 +49,7 @@ pub struct Field {
 impl Field {
     /// An option that may be absent.
     pub const fn new(name: &'static str, kind: FieldType, help: &'static str) -> Field {
-        Field { name, kind, required: false, default: None, secret: false, usual: false, help }
+        Field { name, kind, required: false, default: None, secret: false, usual: false, example: None, help }
     }
     /// The same, with the value that holds when it is absent.
     pub const fn default(self, default: &'static str) -> Field {
@@ -60,6 +62,10 @@ impl Field {
     /// The same, and examples show it as set.
     pub const fn usual(self) -> Field {
         Field { usual: true, ..self }
+    }
+    /// The same, with the value that examples show.
+    pub const fn example(self, example: &'static str) -> Field {
+        Field { example: Some(example), ..self }
     }
     /// The same, but its value is never shown.
     pub const fn secret(self) -> Field {

@@ -15,8 +15,12 @@ pub(super) const FIELDS: &[Field] = &[
     Field::new("uri", FieldType::String, "The deployment that is written to, as a MongoDB connection string")
         .required()
         .secret(),
-    Field::new("node", FieldType::String, "The name of the deployment that the route reads").required(),
-    Field::new("peer", FieldType::String, "The name of the deployment that is written to").required(),
+    Field::new("node", FieldType::String, "The name of the deployment that the route reads")
+        .required()
+        .example("\"factory\""),
+    Field::new("peer", FieldType::String, "The name of the deployment that is written to")
+        .required()
+        .example("\"cloud\""),
     Field::new(
         "namespaces",
         FieldType::Strings,
