@@ -1,16 +1,11 @@
 //! One transaction: a marker, and what it says is applied.
 
-use std::{
-    collections::{HashMap, HashSet},
-    future::IntoFuture,
-};
+use std::collections::{HashMap, HashSet};
 
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
-use futures_util::TryStreamExt;
+use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
 
 use super::{
-    chunk::units,
     document::{self, Now, Whole, Why},
     marker::Marker,
     names,
@@ -18,7 +13,7 @@ use super::{
     records,
     sight::Sight,
     state::{Peer, State},
-    statements::{Applied, Commands, Kind, Serial, statement},
+    statements::{Applied, Commands, Kind, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
     verdict::{Verdict, verdict},
@@ -32,9 +27,9 @@ type Place = (Namespace, u64);
 #[derive(Default)]
 pub(super) struct Tactics {
     /// Documents that are read and written whole.
-    read: HashSet<Place>,
+    pub read: HashSet<Place>,
     /// Events that the peer refuses, with the code.
-    refused: HashMap<usize, i32>,
+    pub refused: HashMap<usize, i32>,
     /// Documents as the origin has them, for the events of these times.
     whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
@@ -353,140 +348,14 @@ impl Peer {
         }
         Ok(())
     }
-
-    async fn write(
-        &self,
-        transaction: &mut Transaction<'_>,
-        state: &mut State,
-        events: &[Event],
-        commands: Commands,
-        tactics: &mut Tactics,
-    ) -> Result<(), Retry> {
-        for command in commands.into_all() {
-            let reply = transaction.run(command.ns.db(), command.body()).await?;
-            if let Some((statement, code)) = reply.refused() {
-                let event = command.events.get(statement).copied().unwrap_or(0);
-                if code == 11000 && state.serial.contains(&events[event].ns) && units(events).len() > 1 {
-                    // Documents that are read are written as they are in the end, and so values may meet that never met at the
-                    // origin: in smaller transactions they go by one another as they did there.
-                    let e = Error::transient("the peer has another document with the value of a unique index");
-                    return Err(Failure::TooLarge(e).into());
-                }
-                return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
-            }
-            if command.must_find().is_some_and(|n| n != reply.n()) {
-                // One of them is missing, or has another shape than at the origin: look at all.
-                for event in &command.events {
-                    let event = &events[*event];
-                    if let Some(key) = &event.key {
-                        tactics.read.insert((event.ns.clone(), hash_key(key)));
-                    }
-                }
-                return Err(Retry::Otherwise);
-            }
-        }
-        Ok(())
-    }
-
-    /// A change of a collection that takes no transactions. Before the commit, so that none is lost; what is there already has come
-    /// before a crash. The server's own evictions are not repeated.
-    async fn write_plain(&self, event: &Event, key: &RawDocument) -> Result<(), Retry> {
-        let (command, list, statement) = match event.op {
-            Op::Delete => return Ok(()),
-            Op::Insert | Op::Replace => match event.after.as_deref() {
-                Some(after) => (
-                    "update",
-                    "updates",
-                    doc! {"q": raw_filter(key)?, "u": super::origin::document(after)?, "upsert": true},
-                ),
-                None => return Ok(()),
-            },
-            _ => {
-                let found = self.origin.documents(&event.ns, &[key], event.time, false).await?.found.pop().flatten();
-                match found {
-                    Some(after) => (
-                        "update",
-                        "updates",
-                        doc! {"q": raw_filter(key)?, "u": super::origin::document(&after)?, "upsert": true},
-                    ),
-                    None => return Ok(()),
-                }
-            }
-        };
-        let db = self.client().await?.database(event.ns.db());
-        let body = doc! {command: event.ns.coll(), list: [statement]};
-        let reply = crate::client::run(&db, body, crate::errors::Phase::Apply).await?;
-        if reply.contains_key("writeErrors") {
-            let record = records::refused(&self.settings.link, event, 0)?;
-            self.record(record).await?;
-        }
-        Ok(())
-    }
-
-    /// When DDL of this link was run at the peer, by the peer's clock.
-    pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<(Timestamp, Timestamp)>> {
-        let ledger = self.client().await?.database(names::DATABASE).collection::<Document>(names::LEDGER);
-        let ours = doc! {"link": self.settings.link.marker_id(0), "start": {"$exists": true}, "$or": [{"end": {"$gte": since}}, {"end": null}]};
-        let find = ledger.find(ours).projection(doc! {"start": 1, "end": 1});
-        let mut found = crate::client::bounded(find.into_future(), crate::errors::Phase::Apply).await?;
-        let mut times = Vec::new();
-        while let Some(entry) = crate::client::bounded(found.try_next(), crate::errors::Phase::Apply).await? {
-            if let Ok(start) = entry.get_timestamp("start") {
-                times.push((start, entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 })));
-            }
-        }
-        Ok(times)
-    }
-
-    /// Keeps the record of a conflict that no transaction has caused. Once: its `_id` is that of the event.
-    pub(super) async fn record(&self, record: Document) -> Result<()> {
-        let conflicts = self.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
-        match crate::client::answered(conflicts.insert_one(record).into_future()).await? {
-            Ok(_) => Ok(()),
-            Err(e) if crate::errors::code(&e) == Some(11000) => Ok(()),
-            Err(e) => Err(crate::errors::classify(e, crate::errors::Phase::Apply)),
-        }
-    }
-
-    /// Conflicts and tombstones, in the same transaction.
-    async fn write_beside(&self, transaction: &mut Transaction<'_>, writes: &Writes) -> Result<(), Retry> {
-        if !writes.records.is_empty() {
-            let insert = doc! {"insert": names::CONFLICTS, "documents": writes.records.clone()};
-            let reply = transaction.run(names::DATABASE, raw(&insert)?).await?;
-            if let Some((_, code)) = reply.refused() {
-                return Err(
-                    Error::transient(format!("a conflict record could not be written (MongoDB error {code})")).into()
-                );
-            }
-        }
-        for some in writes.tombstones.chunks(10_000) {
-            let updates: Vec<Bson> = some
-                .iter()
-                .map(|t| Bson::Document(doc! {"q": {"_id": t.get("_id").cloned()}, "u": t.clone(), "upsert": true}))
-                .collect();
-            let update = doc! {"update": names::TOMBSTONES, "updates": updates, "ordered": true};
-            let reply = transaction.run(names::DATABASE, raw(&update)?).await?;
-            if let Some((_, code)) = reply.refused() {
-                return Err(Failure::Again(Error::transient(format!(
-                    "a tombstone could not be written (MongoDB error {code})"
-                )))
-                .into());
-            }
-        }
-        Ok(())
-    }
-}
-
-fn raw_filter(key: &RawDocument) -> Result<Document> {
-    super::origin::document(&super::statements::filter(key)?)
 }
 
 /// What is written beside the data, and what is remembered once all of it is committed.
 #[derive(Default)]
-struct Writes {
-    outcome: Outcome,
-    records: Vec<Document>,
-    tombstones: Vec<Document>,
+pub(super) struct Writes {
+    pub outcome: Outcome,
+    pub records: Vec<Document>,
+    pub tombstones: Vec<Document>,
     /// The documents that were taken whole from the origin, and what is in them.
     taken: HashMap<Place, Timestamp>,
     /// By hash, up to when writes of the peer have lost.
@@ -501,26 +370,4 @@ enum Plan {
     Plain,
     /// At hand, with the document that the peer has.
     Read(Verdict),
-}
-
-/// What a refused statement means for the next attempt.
-fn on_refusal(event: &Event, n: usize, code: i32, serial: &mut Serial, tactics: &mut Tactics) -> Retry {
-    let place = event.key.as_ref().map(|key| (event.ns.clone(), hash_key(key)));
-    match (code, place) {
-        (112 | 251, _) => Failure::Again(Error::transient("another writer was in the way")).into(),
-        (13, _) => {
-            Error::operator(format!("the user may not write to {}", event.ns)).hint("grant it `readWrite` there").into()
-        }
-        (263 | 50791, _) => Error::operator(format!("{} cannot be written in transactions", event.ns))
-            .hint("it is a capped, time-series or internal collection: leave it out with `namespaces`")
-            .into(),
-        (14031, _) => Error::transient("the disk of the peer is full").into(),
-        // The order of documents among each other may be the reason.
-        (11000, _) if serial.insert(event.ns.clone()) => Retry::Otherwise,
-        (_, Some(place)) if tactics.read.insert(place.clone()) => Retry::Otherwise,
-        (code, _) => {
-            tactics.refused.insert(n, code);
-            Retry::Otherwise
-        }
-    }
 }

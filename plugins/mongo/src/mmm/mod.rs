@@ -6,6 +6,7 @@ mod checks;
 mod chunk;
 mod copy;
 mod ddl;
+mod deliver;
 mod document;
 pub(crate) mod marker;
 pub(crate) mod names;
@@ -26,6 +27,7 @@ mod tools;
 mod txn;
 mod verdict;
 mod window;
+mod write;
 
 use std::sync::Arc;
 

@@ -1,6 +1,5 @@
 //! Where the replicator keeps what it needs, at the deployment that it writes to.
 
-#[allow(unused_imports)]
 pub(crate) use oplogue_api::REPLICATION_DATABASE as DATABASE;
 
 /// One document a link and lane: the first write of each transaction. See [`super::marker`].

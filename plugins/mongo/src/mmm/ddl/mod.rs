@@ -38,11 +38,7 @@ use self::{
     ledger::{Earlier, Id, Ledger},
     run::Ran,
 };
-#[allow(unused_imports)] // Until the sink uses them.
-pub(crate) use self::{
-    kind::{CollectionKind, Kinds},
-    record::Refusal,
-};
+pub(crate) use self::{kind::Kinds, record::Refusal};
 use super::marker::Link;
 
 /// What to do with DDL.

@@ -4,7 +4,7 @@ use bson::{Document, doc};
 use oplogue_api::ErrorKind;
 
 use super::support::{Pair, apply, names};
-use crate::mmm::ddl::{Applier, CollectionKind, Ddl, DdlPolicy, Outcome};
+use crate::mmm::ddl::{Applier, Ddl, DdlPolicy, Outcome, kind::CollectionKind};
 
 async fn pair() -> Pair {
     Pair::new("6.0.5", "4.4.2", "mongo-oplog").await

@@ -1,0 +1,227 @@
+//! From a batch of events to transactions: in what pieces, in what order, and what is waited for.
+
+use std::{
+    future::IntoFuture,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use bson::{Document, doc};
+use futures_util::TryStreamExt;
+use oplogue_api::{Error, Event, Namespace, Position, Result};
+use tracing::{info, warn};
+
+use super::{
+    apply::{Outcome, Retry, Tactics},
+    chunk::{chunks, units},
+    marker::Marker,
+    names,
+    options::Conflicts,
+    origin::raw,
+    sight::{Sight, pass},
+    sink::Mmm,
+    state::{State, is_marker},
+    txn::Failure,
+    window::Window,
+};
+use crate::{client, errors::Phase};
+
+/// How many events a transaction takes when nobody is in the way.
+pub(super) const MOST: usize = 1000;
+/// More namespaces than this are not remembered at once (I6).
+const MOST_NAMESPACES: usize = 10_000;
+/// How often a transaction is tried before the engine hears of it. With the waits between, some seconds.
+const TRIES: u32 = 12;
+/// How long what a change follows from is waited for. Then its document is taken whole.
+const CAUSES: Duration = Duration::from_secs(1);
+
+impl Mmm {
+    /// Applies events that belong together, in as many transactions as it takes.
+    pub(super) async fn apply(&self, state: &mut State, events: &[Event], upto: &Position) -> Result<Outcome> {
+        let mut total = Outcome::default();
+        let mut rest: Vec<Range<usize>> = chunks(events, state.most);
+        rest.reverse();
+        let mut tries = 0;
+        let mut tactics = Tactics::default();
+        while let Some(range) = rest.pop() {
+            if !state.is_certain {
+                self.reload(state).await?;
+            }
+            let part = &events[range.clone()];
+            if part.iter().all(|event| state.is_done(event) || !self.concerns(event)) {
+                for marker in part.iter().filter(|event| is_marker(event)) {
+                    pass(&mut state.stream, marker);
+                }
+                continue;
+            }
+            let skip = part.iter().take_while(|event| state.is_done(event)).count();
+            if !tactics.is_behind {
+                match causes_here(state, &part[skip..]) {
+                    None => {}
+                    Some(0) => tactics.is_behind = !self.wait_for_causes(state, &part[skip..]).await?,
+                    Some(ready) => {
+                        // What is ready may be what the others wait for.
+                        rest.push(range.start + skip + ready..range.end);
+                        rest.push(range.start..range.start + skip + ready);
+                        continue;
+                    }
+                }
+            }
+            self.look_at_collections(state, part).await?;
+            let is_last = rest.is_empty();
+            let before = state.marker()?.position.clone();
+            let position = if is_last { upto } else { &before };
+            match self.peer.attempt(state, &part[skip..], position, &mut tactics).await {
+                Ok(outcome) => {
+                    total.applied += outcome.applied;
+                    total.conflicts += outcome.conflicts;
+                    total.refused += outcome.refused;
+                    tries = 0;
+                    tactics = Tactics::default();
+                    state.most = (state.most * 2).min(MOST);
+                }
+                Err(Retry::Otherwise) => rest.push(range),
+                Err(Retry::Failure(Failure::Error(e))) => {
+                    state.is_certain = false;
+                    return Err(e);
+                }
+                Err(Retry::Failure(Failure::Again(e))) => {
+                    tries += 1;
+                    if tries >= TRIES {
+                        return Err(e);
+                    }
+                    // Small transactions get through where large ones do not, and hold up a local writer for less time.
+                    state.most = (state.most / 2).max(1);
+                    tactics = Tactics::default();
+                    halve(&mut rest, range, events);
+                    tokio::time::sleep(Duration::from_millis(2 << tries.min(8))).await;
+                }
+                Err(Retry::Failure(Failure::TooLarge(e))) => {
+                    state.most = (state.most / 2).max(1);
+                    tactics = Tactics::default();
+                    if units(part).len() == 1 {
+                        if part.len() == 1 {
+                            return Err(e);
+                        }
+                        warn!(
+                            route = self.route,
+                            events = part.len(),
+                            "a transaction of the source is too large for one at the peer: it is applied in two"
+                        );
+                        let middle = range.start + part.len() / 2;
+                        rest.push(middle..range.end);
+                        rest.push(range.start..middle);
+                    } else {
+                        halve(&mut rest, range, events);
+                    }
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    /// Finds out which of the collections can be written in transactions.
+    async fn look_at_collections(&self, state: &mut State, events: &[Event]) -> Result<()> {
+        for event in events.iter().filter(|event| self.concerns(event)) {
+            let ns = &event.ns;
+            if state.transactional.contains_key(ns) {
+                continue;
+            }
+            let kind = self.peer.ddl().await?.kinds().of(ns).await?;
+            let is_one_way = self.peer.settings.policy(ns).conflicts == Conflicts::Origin;
+            if !kind.takes_transactions() && !is_one_way {
+                return Err(Error::operator(format!("{ns} is a capped or time-series collection or a view at the peer, which transactions cannot write: its changes would come back for ever"))
+                    .hint("leave it out with `namespaces`; or replicate it one way: conflicts = \"origin\" for it in `collections`, and leave it out in the sink of the other direction"));
+            }
+            if !kind.takes_transactions() {
+                info!(route = self.route, %ns, "it is replicated one way, outside of transactions");
+            }
+            if state.transactional.len() >= MOST_NAMESPACES {
+                state.transactional.clear();
+            }
+            state.transactional.insert(ns.clone(), kind.takes_transactions());
+        }
+        Ok(())
+    }
+
+    /// Waits until another link has brought what the first of the events follows from; not for ever, since that link may be cut.
+    async fn wait_for_causes(&self, state: &mut State, events: &[Event]) -> Result<bool> {
+        let limit = Instant::now() + CAUSES;
+        while Instant::now() < limit {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if let Some(window) = &mut state.window {
+                window.pull(self.peer.client().await?).await?;
+            }
+            if causes_here(state, events) != Some(0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Begins to look at what is written at the peer, once its changes are known to come back to the origin.
+    pub(super) async fn watch(&self, state: &mut State) -> Result<()> {
+        let settings = &self.peer.settings;
+        let link = &settings.link;
+        let comes_back = state.comes_back || state.stream.seen.of(&link.peer).is_some();
+        if state.window.is_some() || !comes_back || settings.is_one_way() {
+            return Ok(());
+        }
+        let log = state.marker()?.log;
+        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window);
+        let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
+        let markers = self.peer.markers().await?;
+        let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;
+        while let Some(other) = client::bounded(found.try_next(), Phase::Apply).await? {
+            if let Some(marker) = Marker::decode(&other) {
+                window.note_applied(&marker);
+                state.is_mesh = true;
+            }
+        }
+        let conflicts = self.peer.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
+        let beaten = conflicts.find(doc! {"link": link.marker_id(0), "beaten": {"$gt": log.since}});
+        let beaten = beaten.projection(doc! {"ns": 1, "key": 1, "beaten": 1});
+        let mut found = client::bounded(beaten.into_future(), Phase::Apply).await?;
+        while let Some(record) = client::bounded(found.try_next(), Phase::Apply).await? {
+            let (Ok(ns), Some(key), Ok(upto)) =
+                (record.get_str("ns"), record.get("key"), record.get_timestamp("beaten"))
+            else {
+                continue;
+            };
+            let hash = Window::hash(&Namespace::new(ns), &raw(&doc! {"_id": key.clone()})?);
+            let known = state.beaten.entry(hash).or_insert(upto);
+            *known = upto.max(*known);
+        }
+        window.ours = self.peer.ddl_times(log.since).await?;
+        window.pull(self.peer.client().await?).await?;
+        state.window = Some(window);
+        Ok(())
+    }
+
+    /// Whether the event changes anything at the peer.
+    fn concerns(&self, event: &Event) -> bool {
+        !is_marker(event) && event.key.is_some() && self.peer.settings.wants(&event.ns)
+    }
+}
+
+/// How many of the events, in whole units, follow from nothing that is still to come over another link; `None`: all.
+fn causes_here(state: &State, events: &[Event]) -> Option<usize> {
+    if state.window.as_ref().is_none_or(|window| window.applied().all().is_empty()) {
+        return None;
+    }
+    let sight = Sight::new(&state.stream, events, false);
+    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1))?;
+    let unit = units(events).into_iter().find(|unit| unit.contains(&missing))?;
+    Some(unit.start)
+}
+
+/// The two halves of a range of events that is not applied, at the border of a unit if there is more than one.
+fn halve(rest: &mut Vec<Range<usize>>, range: Range<usize>, events: &[Event]) {
+    let units = units(&events[range.clone()]);
+    if units.len() < 2 {
+        return rest.push(range);
+    }
+    let middle = range.start + units[units.len() / 2].start;
+    rest.push(middle..range.end);
+    rest.push(range.start..middle);
+}

@@ -1,0 +1,168 @@
+//! The writes of a transaction behind its marker, and what is written outside of transactions.
+
+use std::future::IntoFuture;
+
+use bson::{Bson, Document, RawDocument, Timestamp, doc};
+use futures_util::TryStreamExt;
+use oplogue_api::{Error, Event, Op, Result, hash_key};
+
+use super::{
+    apply::{Retry, Tactics, Writes},
+    chunk::units,
+    names,
+    origin::{document, raw},
+    records,
+    state::{Peer, State},
+    statements::{Commands, Serial, filter},
+    txn::{Failure, Transaction},
+};
+use crate::{
+    client::{answered, bounded, run},
+    errors::{Phase, classify, code},
+};
+
+impl Peer {
+    pub(super) async fn write(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        events: &[Event],
+        commands: Commands,
+        tactics: &mut Tactics,
+    ) -> Result<(), Retry> {
+        for command in commands.into_all() {
+            let reply = transaction.run(command.ns.db(), command.body()).await?;
+            if let Some((statement, code)) = reply.refused() {
+                let event = command.events.get(statement).copied().unwrap_or(0);
+                if code == 11000 && state.serial.contains(&events[event].ns) && units(events).len() > 1 {
+                    // Documents that are read are written as they are in the end, and so values may meet that never met at the
+                    // origin: in smaller transactions they go by one another as they did there.
+                    let e = Error::transient("the peer has another document with the value of a unique index");
+                    return Err(Failure::TooLarge(e).into());
+                }
+                return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
+            }
+            if command.must_find().is_some_and(|n| n != reply.n()) {
+                // One of them is missing, or has another shape than at the origin: look at all.
+                for event in &command.events {
+                    let event = &events[*event];
+                    if let Some(key) = &event.key {
+                        tactics.read.insert((event.ns.clone(), hash_key(key)));
+                    }
+                }
+                return Err(Retry::Otherwise);
+            }
+        }
+        Ok(())
+    }
+
+    /// A change of a collection that takes no transactions. Before the commit, so that none is lost; what is there already has come
+    /// before a crash. The server's own evictions are not repeated.
+    pub(super) async fn write_plain(&self, event: &Event, key: &RawDocument) -> Result<(), Retry> {
+        let (command, list, statement) = match event.op {
+            Op::Delete => return Ok(()),
+            Op::Insert | Op::Replace => match event.after.as_deref() {
+                Some(after) => {
+                    ("update", "updates", doc! {"q": raw_filter(key)?, "u": document(after)?, "upsert": true})
+                }
+                None => return Ok(()),
+            },
+            _ => {
+                let found = self.origin.documents(&event.ns, &[key], event.time, false).await?.found.pop().flatten();
+                match found {
+                    Some(after) => {
+                        ("update", "updates", doc! {"q": raw_filter(key)?, "u": document(&after)?, "upsert": true})
+                    }
+                    None => return Ok(()),
+                }
+            }
+        };
+        let db = self.client().await?.database(event.ns.db());
+        let body = doc! {command: event.ns.coll(), list: [statement]};
+        let reply = run(&db, body, Phase::Apply).await?;
+        if reply.contains_key("writeErrors") {
+            let record = records::refused(&self.settings.link, event, 0)?;
+            self.record(record).await?;
+        }
+        Ok(())
+    }
+
+    /// When DDL of this link was run at the peer, by the peer's clock.
+    pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<(Timestamp, Timestamp)>> {
+        let ledger = self.client().await?.database(names::DATABASE).collection::<Document>(names::LEDGER);
+        let ours = doc! {"link": self.settings.link.marker_id(0), "start": {"$exists": true}, "$or": [{"end": {"$gte": since}}, {"end": null}]};
+        let find = ledger.find(ours).projection(doc! {"start": 1, "end": 1});
+        let mut found = bounded(find.into_future(), Phase::Apply).await?;
+        let mut times = Vec::new();
+        while let Some(entry) = bounded(found.try_next(), Phase::Apply).await? {
+            if let Ok(start) = entry.get_timestamp("start") {
+                times.push((start, entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 })));
+            }
+        }
+        Ok(times)
+    }
+
+    /// Keeps the record of a conflict that no transaction has caused. Once: its `_id` is that of the event.
+    pub(super) async fn record(&self, record: Document) -> Result<()> {
+        let conflicts = self.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
+        match answered(conflicts.insert_one(record).into_future()).await? {
+            Ok(_) => Ok(()),
+            Err(e) if code(&e) == Some(11000) => Ok(()),
+            Err(e) => Err(classify(e, Phase::Apply)),
+        }
+    }
+
+    /// Conflicts and tombstones, in the same transaction.
+    pub(super) async fn write_beside(&self, transaction: &mut Transaction<'_>, writes: &Writes) -> Result<(), Retry> {
+        if !writes.records.is_empty() {
+            let insert = doc! {"insert": names::CONFLICTS, "documents": writes.records.clone()};
+            let reply = transaction.run(names::DATABASE, raw(&insert)?).await?;
+            if let Some((_, code)) = reply.refused() {
+                return Err(
+                    Error::transient(format!("a conflict record could not be written (MongoDB error {code})")).into()
+                );
+            }
+        }
+        for some in writes.tombstones.chunks(10_000) {
+            let updates: Vec<Bson> = some
+                .iter()
+                .map(|t| Bson::Document(doc! {"q": {"_id": t.get("_id").cloned()}, "u": t.clone(), "upsert": true}))
+                .collect();
+            let update = doc! {"update": names::TOMBSTONES, "updates": updates, "ordered": true};
+            let reply = transaction.run(names::DATABASE, raw(&update)?).await?;
+            if let Some((_, code)) = reply.refused() {
+                return Err(Failure::Again(Error::transient(format!(
+                    "a tombstone could not be written (MongoDB error {code})"
+                )))
+                .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn raw_filter(key: &RawDocument) -> Result<Document> {
+    document(&filter(key)?)
+}
+
+/// What a refused statement means for the next attempt.
+fn on_refusal(event: &Event, n: usize, code: i32, serial: &mut Serial, tactics: &mut Tactics) -> Retry {
+    let place = event.key.as_ref().map(|key| (event.ns.clone(), hash_key(key)));
+    match (code, place) {
+        (112 | 251, _) => Failure::Again(Error::transient("another writer was in the way")).into(),
+        (13, _) => {
+            Error::operator(format!("the user may not write to {}", event.ns)).hint("grant it `readWrite` there").into()
+        }
+        (263 | 50791, _) => Error::operator(format!("{} cannot be written in transactions", event.ns))
+            .hint("it is a capped, time-series or internal collection: leave it out with `namespaces`")
+            .into(),
+        (14031, _) => Error::transient("the disk of the peer is full").into(),
+        // The order of documents among each other may be the reason.
+        (11000, _) if serial.insert(event.ns.clone()) => Retry::Otherwise,
+        (_, Some(place)) if tactics.read.insert(place.clone()) => Retry::Otherwise,
+        (code, _) => {
+            tactics.refused.insert(n, code);
+            Retry::Otherwise
+        }
+    }
+}
