@@ -34,6 +34,8 @@ pub(super) struct Tactics {
     whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
     pub is_behind: bool,
+    /// A concurrent write was too new once already.
+    has_looked_again: bool,
 }
 
 /// A document that only the origin knows.
@@ -263,7 +265,10 @@ impl Peer {
             let won = beaten.get(&hash).copied();
             let verdict = verdict(&self.settings, state, event, hash, (sight, n), won)?;
             if matches!(verdict, Verdict::TooNew) {
-                return Err(Retry::Otherwise);
+                // At once; but behind a writer that never rests, with waits.
+                let again = std::mem::replace(&mut tactics.has_looked_again, true);
+                let busy = || Failure::Again(Error::transient("another writer was in the way"));
+                return Err(if again { Retry::Failure(busy()) } else { Retry::Otherwise });
             }
             if let Verdict::Remote(conflict) = &verdict {
                 beaten.insert(hash, conflict.upto);

@@ -59,26 +59,15 @@ impl Peer {
     /// A change of a collection that takes no transactions. Before the commit, so that none is lost; what is there already has come
     /// before a crash. The server's own evictions are not repeated.
     pub(super) async fn write_plain(&self, event: &Event, key: &RawDocument) -> Result<(), Retry> {
-        let (command, list, statement) = match event.op {
+        let after = match event.op {
             Op::Delete => return Ok(()),
-            Op::Insert | Op::Replace => match event.after.as_deref() {
-                Some(after) => {
-                    ("update", "updates", doc! {"q": raw_filter(key)?, "u": document(after)?, "upsert": true})
-                }
-                None => return Ok(()),
-            },
-            _ => {
-                let found = self.origin.documents(&event.ns, &[key], event.time, false).await?.found.pop().flatten();
-                match found {
-                    Some(after) => {
-                        ("update", "updates", doc! {"q": raw_filter(key)?, "u": document(&after)?, "upsert": true})
-                    }
-                    None => return Ok(()),
-                }
-            }
+            Op::Insert | Op::Replace => event.after.clone(),
+            _ => self.origin.documents(&event.ns, &[key], event.time, false).await?.found.pop().flatten(),
         };
+        let Some(after) = after else { return Ok(()) };
+        let statement = doc! {"q": document(&filter(key)?)?, "u": document(&after)?, "upsert": true};
         let db = self.client().await?.database(event.ns.db());
-        let body = doc! {command: event.ns.coll(), list: [statement]};
+        let body = doc! {"update": event.ns.coll(), "updates": [statement]};
         let reply = run(&db, body, Phase::Apply).await?;
         if reply.contains_key("writeErrors") {
             let record = records::refused(&self.settings.link, event, 0)?;
@@ -102,7 +91,7 @@ impl Peer {
         Ok(times)
     }
 
-    /// Keeps the record of a conflict that no transaction has caused. Once: its `_id` is that of the event.
+    /// Keeps the record of a conflict that no transaction has caused. After a crash it may be there twice.
     pub(super) async fn record(&self, record: Document) -> Result<()> {
         let conflicts = self.client().await?.database(names::DATABASE).collection::<Document>(names::CONFLICTS);
         match answered(conflicts.insert_one(record).into_future()).await? {
@@ -139,10 +128,6 @@ impl Peer {
         }
         Ok(())
     }
-}
-
-fn raw_filter(key: &RawDocument) -> Result<Document> {
-    document(&filter(key)?)
 }
 
 /// What a refused statement means for the next attempt.

@@ -292,23 +292,3 @@ async fn a_timestamp_of_zero_stays_zero() {
     pair.copy(Initial::Copy).await.run().await.unwrap();
     pair.assert_equal("c").await;
 }
-
-/// Not a test: how fast it is. `cargo test --release -p oplogue-mongo --lib -- --ignored --nocapture speed`
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn speed() {
-    let pair = Pair::new().await;
-    for n in 0..20 {
-        pair.insert(&pair.from, "c", (n * 10_000..(n + 1) * 10_000).map(numbered).collect()).await;
-    }
-    for workers in [1, 2, 4] {
-        pair.to.database(&pair.db).drop().await.unwrap();
-        super::super::forget(&pair.to, &pair.link).await.unwrap();
-        let copy =
-            Copy { workers, pace: Pace { piece_bytes: 4 << 20, ..Pace::default() }, ..pair.copy(Initial::Copy).await };
-        let since = std::time::Instant::now();
-        let copied = copy.run().await.unwrap();
-        println!("{workers} workers: {:.0} documents/s", copied.documents as f64 / since.elapsed().as_secs_f64());
-        assert_eq!(copied.documents, 200_000);
-    }
-}
