@@ -42,7 +42,7 @@ impl Stream {
     /// Takes note of a marker in the log.
     pub fn pass(&mut self, marker: &Marker) {
         if marker.lane < FIRST_SIDE_LANE {
-            self.seen.note(&marker.origin, marker.position.time);
+            self.seen.note(&marker.origin, marker.done.time);
         }
         self.clock = self.clock.max(marker.clock);
     }

@@ -1,7 +1,7 @@
 //! For each of some events, what it has seen and what its clock is.
 
 use bson::{Document, Timestamp};
-use oplogue_api::{Event, Op, Result};
+use oplogue_api::{Event, EventId, Op, Result};
 use tracing::warn;
 
 use super::{
@@ -23,6 +23,8 @@ pub(super) struct Sight {
     pub stream: Stream,
     /// The greatest clock of the writes.
     clock: i64,
+    /// The last of them.
+    last: Option<EventId>,
     writes: Vec<u8>,
 }
 
@@ -36,6 +38,7 @@ impl Sight {
             known: Timestamp { time: 0, increment: 0 },
             stream: Stream::default(),
             clock: 0,
+            last: None,
             writes: Vec::new(),
         };
         for event in events {
@@ -49,8 +52,9 @@ impl Sight {
             sight.events.push((clock, sight.seen.len() - 1));
             if let (Some(key), false) = (&event.key, is_marker(event) || event.op.is_barrier()) {
                 sight.clock = sight.clock.max(clock);
+                sight.last = Some(event.id());
                 if exact {
-                    encode_write(&mut sight.writes, Window::hash(&event.ns, key), event.time, clock);
+                    encode_write(&mut sight.writes, Window::hash(&event.ns, key), event, clock);
                 }
             }
         }
@@ -65,13 +69,14 @@ impl Sight {
 
     /// The marker of a transaction with these events. `whole`: the time of the latest document that was taken whole, in which there
     /// may be writes later than all of these.
-    pub fn marker(&self, state: &State, last: &Event, position: &Position, whole: Option<Timestamp>) -> Result<Marker> {
+    pub fn marker(&self, state: &State, position: &Position, whole: Option<Timestamp>) -> Result<Marker> {
         let before = state.marker()?.clone();
         let whole = whole.map_or(0, |at| i64::from(at.time) * 1000 + 999);
         Ok(Marker {
             seq: before.seq + 1,
             position: position.clone(),
-            done: last.id(),
+            // What comes behind it tells nothing about how far the log is applied: other links would wait for it in vain.
+            done: self.last.unwrap_or(before.done).max(before.done),
             clock: before.clock.max(self.clock).max(whole),
             saw: self.seen[0].all().to_vec(),
             seen: self.stream.seen.all().to_vec(),

@@ -148,6 +148,7 @@ async fn commands_are_barriers_in_their_place() {
             "index c",
             "index c",
             "other c",
+            "create view",
             "rename c -> d",
             "insert d",
             "rename TMP -> o",
