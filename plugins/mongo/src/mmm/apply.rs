@@ -76,7 +76,7 @@ impl Peer {
         position: &Position,
         tactics: &mut Tactics,
     ) -> Result<Outcome, Retry> {
-        let mut sight = Sight::new(&state.stream, events, state.is_mesh);
+        let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
         let mut marker = sight.marker(state, position, whole)?;
         marker.session = self.session.id(self.client().await?).await?;

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::{
     marker::{LogState, Marker},
+    options::Settings,
     seen::{Seen, Stream},
     state::{State, is_marker},
     window::{Window, encode_write},
@@ -30,7 +31,7 @@ pub(super) struct Sight {
 
 impl Sight {
     /// `exact`: whether the marker must tell the time and clock of each write.
-    pub fn new(before: &Stream, events: &[Event], exact: bool) -> Sight {
+    pub fn new(before: &Stream, events: &[Event], exact: bool, settings: &Settings) -> Sight {
         let mut stream = before.clone();
         let mut sight = Sight {
             events: Vec::with_capacity(events.len()),
@@ -43,14 +44,16 @@ impl Sight {
         };
         for event in events {
             if is_marker(event) {
-                pass(&mut stream, event);
+                pass(&mut stream, event, &settings.link.node);
                 if sight.seen.last() != Some(&stream.seen) {
                     sight.seen.push(stream.seen.clone());
                 }
             }
             let clock = stream.clock_of(event);
             sight.events.push((clock, sight.seen.len() - 1));
-            if let (Some(key), false) = (&event.key, is_marker(event) || event.op.is_barrier()) {
+            if let (Some(key), false) =
+                (&event.key, is_marker(event) || event.op.is_barrier() || !settings.wants(&event.ns))
+            {
                 sight.clock = sight.clock.max(clock);
                 sight.last = Some(event.id());
                 if exact {
@@ -88,10 +91,10 @@ impl Sight {
 }
 
 /// Takes note of a marker in the stream.
-pub(super) fn pass(stream: &mut Stream, event: &Event) {
+pub(super) fn pass(stream: &mut Stream, event: &Event, node: &str) {
     let marker = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
     match marker.and_then(|marker| Marker::decode(&marker)) {
-        Some(marker) => stream.pass(&marker),
+        Some(marker) => stream.pass(&marker, node),
         None if event.op == Op::Delete => {}
         None => warn!("a marker of an unknown shape is in the source: it was edited, or is of another version"),
     }

@@ -275,7 +275,10 @@ impl Window {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
                 let Some(found) = found.and_then(|d| Marker::decode(&d)) else { continue };
                 self.clock = self.clock.max(found.clock);
-                if found.link.node != self.link.node && found.lane < FIRST_SIDE_LANE {
+                if found.link.peer == self.link.peer
+                    && found.link.node != self.link.node
+                    && found.lane < FIRST_SIDE_LANE
+                {
                     self.note_applied(&found);
                 }
                 let exact = exact_writes(&found);
@@ -305,7 +308,9 @@ impl Window {
             self.enter_write(hash, write);
         }
         // What changed nothing here (a delete of what was gone already) was considered all the same.
-        if let Some((marker, exact)) = marker.filter(|(marker, _)| marker.link != self.link) {
+        if let Some((marker, exact)) =
+            marker.filter(|(marker, _)| marker.link != self.link && marker.link.peer == self.link.peer)
+        {
             for (hash, (origin_time, clock, is_delete)) in exact.into_iter().filter(|(hash, _)| !written.contains(hash))
             {
                 let op = if is_delete { Op::Delete } else { Op::Update };
