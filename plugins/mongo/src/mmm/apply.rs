@@ -78,10 +78,9 @@ impl Peer {
         position: &Position,
         tactics: &mut Tactics,
     ) -> Result<Outcome, Retry> {
-        let Some(last) = events.last() else { return Ok(Outcome::default()) };
-        let mut sight = Sight::new(&state.stream, events, state.is_mesh);
+        let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
-        let mut marker = sight.marker(state, last, position, whole)?;
+        let mut marker = sight.marker(state, position, whole)?;
         marker.session = self.session.id(self.client().await?).await?;
         if let Some(window) = &mut state.window {
             sight.known = window.at();

@@ -16,7 +16,7 @@ use super::{
     chunk::{chunks, units},
     marker::Marker,
     names,
-    options::Conflicts,
+    options::{Conflicts, Settings},
     origin::raw,
     sight::{Sight, pass},
     sink::Mmm,
@@ -50,13 +50,13 @@ impl Mmm {
             let part = &events[range.clone()];
             if part.iter().all(|event| state.is_done(event) || !self.concerns(event)) {
                 for marker in part.iter().filter(|event| is_marker(event)) {
-                    pass(&mut state.stream, marker);
+                    pass(&mut state.stream, marker, &self.peer.settings.link.node);
                 }
                 continue;
             }
             let skip = part.iter().take_while(|event| state.is_done(event)).count();
             if !tactics.is_behind {
-                match causes_here(state, &part[skip..]) {
+                match causes_here(state, &part[skip..], &self.peer.settings) {
                     None => {}
                     Some(0) => tactics.is_behind = !self.wait_for_causes(state, &part[skip..]).await?,
                     Some(ready) => {
@@ -152,7 +152,7 @@ impl Mmm {
             if let Some(window) = &mut state.window {
                 window.pull(self.peer.client().await?).await?;
             }
-            if causes_here(state, events) != Some(0) {
+            if causes_here(state, events, &self.peer.settings) != Some(0) {
                 return Ok(true);
             }
         }
@@ -205,11 +205,11 @@ impl Mmm {
 }
 
 /// How many of the events, in whole units, follow from nothing that is still to come over another link; `None`: all.
-fn causes_here(state: &State, events: &[Event]) -> Option<usize> {
+fn causes_here(state: &State, events: &[Event], settings: &Settings) -> Option<usize> {
     if state.window.as_ref().is_none_or(|window| window.applied().all().is_empty()) {
         return None;
     }
-    let sight = Sight::new(&state.stream, events, false);
+    let sight = Sight::new(&state.stream, events, false, settings);
     let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1))?;
     let unit = units(events).into_iter().find(|unit| unit.contains(&missing))?;
     Some(unit.start)

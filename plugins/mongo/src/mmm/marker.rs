@@ -46,7 +46,8 @@ pub(crate) struct Marker {
     pub origin: String,
     /// How far the log of `node` is applied at `peer`, with this transaction.
     pub position: Position,
-    /// The last event that is applied: at `position`, or behind it where a batch took several transactions.
+    /// The last change that is applied: before `position`, or behind it where a batch took several transactions. What others go by:
+    /// a position also moves with what does not concern them.
     pub done: EventId,
     /// The greatest clock (milliseconds) of the writes of the transaction, and of all before.
     pub clock: i64,

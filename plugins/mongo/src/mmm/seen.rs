@@ -39,10 +39,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Takes note of a marker in the log.
-    pub fn pass(&mut self, marker: &Marker) {
-        if marker.lane < FIRST_SIDE_LANE {
-            self.seen.note(&marker.origin, marker.position.time);
+    /// Takes note of a marker in the log of `node`.
+    pub fn pass(&mut self, marker: &Marker, node: &str) {
+        if marker.link.peer == node && marker.lane < FIRST_SIDE_LANE {
+            self.seen.note(&marker.origin, marker.done.time);
         }
         self.clock = self.clock.max(marker.clock);
     }

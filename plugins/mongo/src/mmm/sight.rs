@@ -1,11 +1,12 @@
 //! For each of some events, what it has seen and what its clock is.
 
 use bson::{Document, Timestamp};
-use oplogue_api::{Event, Op, Result};
+use oplogue_api::{Event, EventId, Op, Result};
 use tracing::warn;
 
 use super::{
     marker::{LogState, Marker},
+    options::Settings,
     seen::{Seen, Stream},
     state::{State, is_marker},
     window::{Window, encode_write},
@@ -23,12 +24,14 @@ pub(super) struct Sight {
     pub stream: Stream,
     /// The greatest clock of the writes.
     clock: i64,
+    /// The last of them.
+    last: Option<EventId>,
     writes: Vec<u8>,
 }
 
 impl Sight {
     /// `exact`: whether the marker must tell the time and clock of each write.
-    pub fn new(before: &Stream, events: &[Event], exact: bool) -> Sight {
+    pub fn new(before: &Stream, events: &[Event], exact: bool, settings: &Settings) -> Sight {
         let mut stream = before.clone();
         let mut sight = Sight {
             events: Vec::with_capacity(events.len()),
@@ -36,21 +39,25 @@ impl Sight {
             known: Timestamp { time: 0, increment: 0 },
             stream: Stream::default(),
             clock: 0,
+            last: None,
             writes: Vec::new(),
         };
         for event in events {
             if is_marker(event) {
-                pass(&mut stream, event);
+                pass(&mut stream, event, &settings.link.node);
                 if sight.seen.last() != Some(&stream.seen) {
                     sight.seen.push(stream.seen.clone());
                 }
             }
             let clock = stream.clock_of(event);
             sight.events.push((clock, sight.seen.len() - 1));
-            if let (Some(key), false) = (&event.key, is_marker(event) || event.op.is_barrier()) {
+            if let (Some(key), false) =
+                (&event.key, is_marker(event) || event.op.is_barrier() || !settings.wants(&event.ns))
+            {
                 sight.clock = sight.clock.max(clock);
+                sight.last = Some(event.id());
                 if exact {
-                    encode_write(&mut sight.writes, Window::hash(&event.ns, key), event.time, clock);
+                    encode_write(&mut sight.writes, Window::hash(&event.ns, key), event, clock);
                 }
             }
         }
@@ -65,13 +72,14 @@ impl Sight {
 
     /// The marker of a transaction with these events. `whole`: the time of the latest document that was taken whole, in which there
     /// may be writes later than all of these.
-    pub fn marker(&self, state: &State, last: &Event, position: &Position, whole: Option<Timestamp>) -> Result<Marker> {
+    pub fn marker(&self, state: &State, position: &Position, whole: Option<Timestamp>) -> Result<Marker> {
         let before = state.marker()?.clone();
         let whole = whole.map_or(0, |at| i64::from(at.time) * 1000 + 999);
         Ok(Marker {
             seq: before.seq + 1,
             position: position.clone(),
-            done: last.id(),
+            // What comes behind it tells nothing about how far the log is applied: other links would wait for it in vain.
+            done: self.last.unwrap_or(before.done).max(before.done),
             clock: before.clock.max(self.clock).max(whole),
             saw: self.seen[0].all().to_vec(),
             seen: self.stream.seen.all().to_vec(),
@@ -83,10 +91,10 @@ impl Sight {
 }
 
 /// Takes note of a marker in the stream.
-pub(super) fn pass(stream: &mut Stream, event: &Event) {
+pub(super) fn pass(stream: &mut Stream, event: &Event, node: &str) {
     let marker = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
     match marker.and_then(|marker| Marker::decode(&marker)) {
-        Some(marker) => stream.pass(&marker),
+        Some(marker) => stream.pass(&marker, node),
         None if event.op == Op::Delete => {}
         None => warn!("a marker of an unknown shape is in the source: it was edited, or is of another version"),
     }

@@ -64,7 +64,7 @@ impl Store {
             seq: 1,
             origin: self.peer.settings.link.node.clone(),
             position: position.clone(),
-            done: EventId { time: position.time, index: u32::MAX },
+            done: EventId { time: Timestamp { time: 0, increment: 0 }, index: 0 },
             clock: 0,
             seen: Vec::new(),
             saw: Vec::new(),
@@ -183,7 +183,6 @@ impl CheckpointStore for Store {
             // A process that was killed may have left a transaction open, and with it holds the marker.
             end_session(client, old).await?;
         }
-        let done = EventId { time: wanted.position.time, index: u32::MAX };
         let mut known = known;
         for _ in 0..CLAIMS {
             let marker = Marker {
@@ -193,7 +192,6 @@ impl CheckpointStore for Store {
                 seq: known.seq + 1,
                 // Whoever had the link may have gone on since the claim began: what it has done stays done.
                 position: if is_claim { known.position.clone() } else { wanted.position.clone() },
-                done: if is_claim { known.done } else { known.done.max(done) },
                 writes: Vec::new(),
                 ..known.clone()
             };

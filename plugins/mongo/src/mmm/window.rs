@@ -3,7 +3,7 @@
 //! The log is read inside of each transaction, behind its first write, which fixes the snapshot. So every write of others is
 //! either before the snapshot, and known here, or behind it, and then the server refuses our write of the same document.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bson::{Document, RawDocument, Timestamp, doc};
 use futures_util::StreamExt;
@@ -34,8 +34,10 @@ const WRITE_BYTES: usize = 96;
 /// Seconds of the peer's clock between places in its log from which the window can be made anew.
 const PLACES: u32 = 10;
 
-/// By hash, time at the origin and clock of the last write of a transaction.
-type Exact = HashMap<u64, (Timestamp, i64)>;
+/// By hash, the last write of a transaction: time at the origin, clock, whether it is a delete.
+type Exact = HashMap<u64, (Timestamp, i64, bool)>;
+/// The bit of a clock in `writes` that says so.
+const DELETE: i64 = 1 << 62;
 
 /// A write at the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +117,7 @@ impl Window {
 
     /// The same, told by the marker of another link.
     pub fn note_applied(&mut self, marker: &Marker) {
-        self.applied.note(&marker.link.node, marker.position.time);
+        self.applied.note(&marker.link.node, marker.done.time);
     }
 
     pub fn node(&self, write: &Write) -> &str {
@@ -267,12 +269,16 @@ impl Window {
 
     fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
         let mut marker: Option<(Marker, Exact)> = None;
+        let mut written = HashSet::new();
         for event in events {
             if is_marker(event) {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
                 let Some(found) = found.and_then(|d| Marker::decode(&d)) else { continue };
                 self.clock = self.clock.max(found.clock);
-                if found.link.node != self.link.node && found.lane < FIRST_SIDE_LANE {
+                if found.link.peer == self.link.peer
+                    && found.link.node != self.link.node
+                    && found.lane < FIRST_SIDE_LANE
+                {
                     self.note_applied(&found);
                 }
                 let exact = exact_writes(&found);
@@ -285,28 +291,31 @@ impl Window {
             }
             let Some(key) = event.key.as_deref().filter(|_| !event.op.is_barrier()) else { continue };
             let hash = Window::hash(&event.ns, key);
+            let op = event.op;
             let write = match &marker {
                 Some((marker, _)) if marker.link == self.link => continue,
                 Some((marker, exact)) => {
-                    let (origin_time, clock) =
-                        exact.get(&hash).copied().unwrap_or((marker.position.time, marker.clock));
-                    let node = self.place(&marker.origin);
-                    let saw_us = Seen::new(&marker.saw).of(&self.link.node);
-                    Write { time, node, origin_time, clock, op: event.op, saw_us }
+                    let (origin_time, clock, _) =
+                        exact.get(&hash).copied().unwrap_or((marker.done.time, marker.clock, false));
+                    written.insert(hash);
+                    self.replicated(marker, time, op, origin_time, clock)
                 }
                 None => {
                     let clock = hybrid(event.wall, event.time, self.clock);
-                    Write { time, node: 0, origin_time: time, clock, op: event.op, saw_us: None }
+                    Write { time, node: 0, origin_time: time, clock, op, saw_us: None }
                 }
             };
-            let writes = self.writes.entry(hash).or_default();
-            match writes.last_mut() {
-                // Several writes of one entry count as its last.
-                Some(last) if last.time == time => *last = write,
-                _ => {
-                    writes.push(write);
-                    self.order.push_back((time, hash));
-                }
+            self.enter_write(hash, write);
+        }
+        // What changed nothing here (a delete of what was gone already) was considered all the same.
+        if let Some((marker, exact)) =
+            marker.filter(|(marker, _)| marker.link != self.link && marker.link.peer == self.link.peer)
+        {
+            for (hash, (origin_time, clock, is_delete)) in exact.into_iter().filter(|(hash, _)| !written.contains(hash))
+            {
+                let op = if is_delete { Op::Delete } else { Op::Update };
+                let write = self.replicated(&marker, time, op, origin_time, clock);
+                self.enter_write(hash, write);
             }
         }
         if self.order.len() > self.most {
@@ -318,6 +327,25 @@ impl Window {
             ));
         }
         Ok(())
+    }
+
+    /// A write that the link of `marker` has brought.
+    fn replicated(&mut self, marker: &Marker, time: Timestamp, op: Op, origin_time: Timestamp, clock: i64) -> Write {
+        let node = self.place(&marker.origin);
+        Write { time, node, origin_time, clock, op, saw_us: Seen::new(&marker.saw).of(&self.link.node) }
+    }
+
+    fn enter_write(&mut self, hash: u64, write: Write) {
+        let time = write.time;
+        let writes = self.writes.entry(hash).or_default();
+        match writes.last_mut() {
+            // Several writes of one entry count as its last.
+            Some(last) if last.time == time => *last = write,
+            _ => {
+                writes.push(write);
+                self.order.push_back((time, hash));
+            }
+        }
     }
 
     fn place(&mut self, node: &str) -> u16 {
@@ -336,13 +364,16 @@ fn exact_writes(marker: &Marker) -> Exact {
     let each = marker.writes.chunks_exact(24).map(|one| {
         let time = number(&one[8..16]);
         let time = Timestamp { time: (time >> 32) as u32, increment: time as u32 };
-        (number(&one[..8]), (time, number(&one[16..]) as i64))
+        let clock = number(&one[16..]) as i64;
+        (number(&one[..8]), (time, clock & !DELETE, clock & DELETE != 0))
     });
     each.collect()
 }
 
 /// The other way round.
-pub(super) fn encode_write(into: &mut Vec<u8>, hash: u64, time: Timestamp, clock: i64) {
+pub(super) fn encode_write(into: &mut Vec<u8>, hash: u64, event: &Event, clock: i64) {
+    let time = event.time;
+    let clock = if event.op == Op::Delete { clock | DELETE } else { clock };
     into.extend_from_slice(&hash.to_le_bytes());
     into.extend_from_slice(&((u64::from(time.time) << 32) | u64::from(time.increment)).to_le_bytes());
     into.extend_from_slice(&clock.to_le_bytes());
