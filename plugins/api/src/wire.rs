@@ -18,8 +18,7 @@ impl Event {
     /// The event as a document. An empty `raw` is left out.
     pub fn to_document(&self) -> RawDocumentBuf {
         let mut to = rawdoc! {"op": self.op.name(), "ns": self.ns.as_str()};
-        for (name, part) in
-            [(cstr!("key"), &self.key), (cstr!("after"), &self.after), (cstr!("before"), &self.before)]
+        for (name, part) in [(cstr!("key"), &self.key), (cstr!("after"), &self.after), (cstr!("before"), &self.before)]
         {
             if let Some(part) = part {
                 to.append(name, &**part);
@@ -197,7 +196,8 @@ mod tests {
             let e = Event::from_document(&kept.into()).unwrap_err();
             assert!(e.message().contains(&format!("`{name}`")), "{e}");
         }
-        let names = ["op", "ns", "key", "after", "before", "change", "to", "time", "index", "entry", "wall", "txn", "raw"];
+        let names =
+            ["op", "ns", "key", "after", "before", "change", "to", "time", "index", "entry", "wall", "txn", "raw"];
         for name in names {
             let mut doc = ok();
             doc.append(bson::raw::CString::try_from(name).unwrap(), 1.5);
