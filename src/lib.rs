@@ -21,6 +21,7 @@ pub mod denylist;
 pub mod engine;
 pub mod mmm;
 pub mod oplogtoredis;
+mod replay;
 pub mod telemetry;
 
 pub use cli::main_with;
