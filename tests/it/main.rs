@@ -18,6 +18,7 @@ mod hostile;
 mod leaks;
 mod outage;
 mod process;
+mod replay;
 mod replication;
 mod replication_docs;
 mod signals;
