@@ -23,6 +23,7 @@ pub mod mmm;
 pub mod oplogtoredis;
 mod replay;
 pub mod telemetry;
+mod testing;
 
 pub use cli::main_with;
 pub use oplogue_api as api;

@@ -35,6 +35,13 @@ pub struct Captured {
     pub route: Option<String>,
 }
 
+impl Captured {
+    /// An event for the whole chain of any route.
+    pub fn new(event: Event) -> Captured {
+        Captured { event, stage: Stage::Chain, route: None }
+    }
+}
+
 /// Something that is read.
 pub enum Read1 {
     Event(Box<Captured>),
@@ -103,10 +110,7 @@ impl Input {
             }
             Input::Dump(source) => {
                 while let Some(batch) = source.next().await? {
-                    let events = batch
-                        .events
-                        .into_iter()
-                        .map(|event| Read1::Event(Box::new(Captured { event, stage: Stage::Chain, route: None })));
+                    let events = batch.events.into_iter().map(|event| Read1::Event(Box::new(Captured::new(event))));
                     let bad = batch.bad.into_iter().map(|bad| Read1::Undecodable(bad.error));
                     let all: Vec<_> = events.chain(bad).collect();
                     if !all.is_empty() {
@@ -150,7 +154,7 @@ fn document(reader: &mut impl Read) -> Result<Option<Doc>, String> {
 fn captured(document: &Doc) -> Result<Read1> {
     let event = Event::from_document(document)?;
     if event.op != Op::DeadLetter {
-        return Ok(Read1::Event(Box::new(Captured { event, stage: Stage::Chain, route: None })));
+        return Ok(Read1::Event(Box::new(Captured::new(event))));
     }
     let letter = event.raw;
     let Ok(inner) = letter.get_document("event") else {

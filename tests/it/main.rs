@@ -3,6 +3,7 @@
 mod backlog;
 mod bad_input;
 mod beside;
+mod cases;
 mod cli;
 mod collections;
 mod config;
