@@ -184,10 +184,11 @@ async fn what_cannot_be_replayed_is_said() {
     };
     let file = dir.path().join("events.bson");
     let path = file.to_str().unwrap().to_owned();
-    let cases: [(&str, Vec<u8>, &[&str], i32, &str); 8] = [
+    type Case<'a> = (&'a str, Vec<u8>, &'a [&'a str], i32, &'a str);
+    let cases: [Case<'_>; 8] = [
         ("no file", vec![], &["--route", "out"], 0, "nothing to replay"),
         ("json", b"{\"op\":\"insert\"}\n".to_vec(), &["--route", "out"], 1, "no BSON document"),
-        ("torn", bytes(&[event.clone()])[..40].to_vec(), &["--route", "out"], 1, "breaks off"),
+        ("torn", bytes(std::slice::from_ref(&event))[..40].to_vec(), &["--route", "out"], 1, "breaks off"),
         ("no event", bytes(&[doc! {"op": "insert", "ns": "a.b"}]), &["--route", "out"], 1, "has no `time`"),
         ("another route", bytes(&[letter("gone", event.clone())]), &[], 2, "there is no route `gone`"),
         (
