@@ -6,6 +6,7 @@ use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
 
 use super::{
+    arbiter,
     document::{self, Now, Whole, Why},
     marker::Marker,
     names,
@@ -18,6 +19,7 @@ use super::{
     txn::{Failure, Transaction},
     verdict::{Verdict, verdict},
     window::Window,
+    word::Word,
 };
 
 /// A document, by namespace and hash of its key.
@@ -36,6 +38,21 @@ pub(super) struct Tactics {
     pub is_behind: bool,
     /// A concurrent write was too new once already.
     has_looked_again: bool,
+    /// What the peer merges here, and says again.
+    again: HashMap<Place, Word>,
+}
+
+impl Tactics {
+    /// Takes note of a word; whether that is news, which the marker does not have yet.
+    fn says_again(&mut self, place: &Place, key: &RawDocument, base: Timestamp) -> Result<bool> {
+        if let Some(word) = self.again.get_mut(place) {
+            word.base = base.min(word.base);
+            return Ok(false);
+        }
+        let id = as_bson(super::statements::id(key)?)?;
+        self.again.insert(place.clone(), Word { ns: place.0.clone(), id, base });
+        Ok(true)
+    }
 }
 
 /// A document that only the origin knows.
@@ -80,7 +97,8 @@ impl Peer {
     ) -> Result<Outcome, Retry> {
         let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
-        let mut marker = sight.marker(state, position, whole)?;
+        let again = tactics.again.values().cloned().collect();
+        let mut marker = sight.marker(state, position, whole, again)?;
         marker.session = self.session.id(self.client().await?).await?;
         if let Some(window) = &mut state.window {
             sight.known = window.at();
@@ -143,12 +161,18 @@ impl Peer {
                     let at = subjects.enter(&event.ns, key);
                     let subject = subjects.get(at);
                     subject.event = n;
+                    let is_covered = state.is_covered(event.time);
+                    let whole = tactics.whole.get(&(place.clone(), event.time));
+                    if matches!(verdict, Verdict::Fields(_)) && whole.is_none() {
+                        // Whatever the document is: so all of a batch are asked for at once.
+                        let (ns, key, why) = (event.ns.clone(), Doc::from(key), Why::Concurrent);
+                        wanted.push(Wanted { ns, key, time: event.time, exactly: !is_covered, why });
+                        pending.insert(at);
+                    }
                     // What it is before this event is not known yet; or the event is in what was taken whole.
                     if pending.contains(&at) || writes.taken.get(&place).is_some_and(|upto| event.time <= *upto) {
                         continue;
                     }
-                    let is_covered = state.is_covered(event.time);
-                    let whole = tactics.whole.get(&(place.clone(), event.time));
                     let hash = Window::hash(&event.ns, key);
                     if let Verdict::Remote(conflict) = &verdict {
                         writes.beaten.push((hash, conflict.upto));
@@ -187,6 +211,11 @@ impl Peer {
                             let versions = (now.as_deref(), document.as_deref());
                             writes.records.push(records::resolved(link, event, clock, &conflict, false, versions)?);
                             (now, false)
+                        }
+                        Now::Merged(conflict, document, fields) => {
+                            let versions = (now.as_deref(), whole.and_then(|whole| whole.document.as_deref()));
+                            writes.records.push(records::merged(link, event, clock, &conflict, &fields, versions)?);
+                            (document, true)
                         }
                         Now::Homeless => {
                             writes.records.push(records::homeless(link, event, clock)?);
@@ -244,6 +273,12 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             };
+            let place = (event.ns.clone(), hash_key(key));
+            let hash = Window::hash(&event.ns, key);
+            // Even if there is nothing to be done here: elsewhere the word is waited for.
+            if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1)? {
+                again |= tactics.says_again(&place, key, base)?;
+            }
             if let Some(code) = tactics.refused.get(&n) {
                 writes.records.push(records::refused(&self.settings.link, event, *code)?);
                 writes.outcome.refused += 1;
@@ -254,12 +289,10 @@ impl Peer {
                 plans.push(Plan::Plain);
                 continue;
             }
-            let place = (event.ns.clone(), hash_key(key));
             if state.included.get(&place).is_some_and(|at| event.time <= *at) {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            let hash = Window::hash(&event.ns, key);
             // An earlier event of this transaction may have won already.
             let won = beaten.get(&hash).copied();
             let verdict = verdict(&self.settings, state, event, hash, (sight, n), won)?;
@@ -275,6 +308,7 @@ impl Peer {
             let is_unknown = tactics.is_behind || state.is_covered(event.time);
             let plan = match verdict {
                 Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
+                Verdict::Wait => Plan::Nothing,
                 verdict => Plan::Read(verdict),
             };
             if matches!(plan, Plan::Read(_)) {

@@ -28,7 +28,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     Field::new(
         "conflicts",
-        FieldType::OneOf(&["last-write", "priority", "stop", "origin"]),
+        FieldType::OneOf(&["last-write", "priority", "merge", "stop", "origin"]),
         "Which of two concurrent writes of a document stays",
     )
     .default("\"last-write\""),
@@ -86,6 +86,7 @@ pub(super) enum Conflicts {
     #[default]
     LastWrite,
     Priority,
+    Merge,
     Stop,
     Origin,
 }

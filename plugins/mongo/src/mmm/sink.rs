@@ -23,6 +23,7 @@ use super::{
     origin::Origin,
     state::{Peer, State},
     store::Store,
+    word::{heard, is_word},
 };
 use crate::{
     client::{self, answered, hello},
@@ -201,6 +202,7 @@ impl Sink for Mmm {
             return Ok(());
         }
         marker.writes.clear();
+        marker.again.clear();
         let (wants, wins) = (settings.clone(), settings.clone());
         let copy = Copy {
             from,
@@ -230,6 +232,7 @@ impl Sink for Mmm {
             self.reload(&mut state).await?;
         }
         self.watch(&mut state).await?;
+        let events = &*heard(events)?;
         let events = &*creations_first(events);
         let mut start = 0;
         while start < events.len() {
@@ -239,7 +242,8 @@ impl Sink for Mmm {
                 let is_last = end == events.len();
                 let before = state.marker()?.position.clone();
                 let part = &events[start..end];
-                written.duplicates += part.iter().filter(|event| state.is_done(event)).count() as u64;
+                written.duplicates +=
+                    part.iter().filter(|event| !is_word(event) && state.is_done(event)).count() as u64;
                 let outcome = self.apply(&mut state, part, if is_last { upto } else { &before }).await?;
                 if outcome.conflicts + outcome.refused > 0 {
                     info!(

@@ -1,0 +1,79 @@
+//! The word of the arbiter: a document whose concurrent writes it has merged goes back whole to the others.
+//!
+//! The transaction that merges says so in its marker (`again`), since the link back sees nothing else of it. There each word is a
+//! replacement that was made at the time of that transaction, and whose document is fetched as it was then.
+
+use std::borrow::Cow;
+
+use bson::{Bson, Document, Timestamp, doc};
+use oplogue_api::{Doc, Event, Namespace, Op, Result};
+
+use super::{marker::Marker, origin::raw, state::is_marker, window::Window};
+
+/// A document that the arbiter has merged.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Word {
+    pub ns: Namespace,
+    pub id: Bson,
+    /// The time, in the log of the arbiter, of the first write that what came was concurrent with: until the word is heard,
+    /// everything from there on is unknown to whoever has not heard it.
+    pub base: Timestamp,
+}
+
+impl Word {
+    pub fn encode(&self) -> Bson {
+        Bson::Document(doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base})
+    }
+
+    pub fn decode(stored: &Bson) -> Option<Word> {
+        let stored = stored.as_document()?;
+        let ns = Namespace::new(stored.get_str("ns").ok()?);
+        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()? })
+    }
+
+    fn key(&self) -> Result<Doc> {
+        Ok(Doc::from(raw(&doc! {"_id": self.id.clone()})?))
+    }
+
+    pub fn hash(&self) -> Result<u64> {
+        Ok(Window::hash(&self.ns, &self.key()?))
+    }
+}
+
+/// Whether the event is a word: a replacement without a document.
+pub(super) fn is_word(event: &Event) -> bool {
+    event.op == Op::Replace && event.after.is_none()
+}
+
+/// The events, with the words behind the markers that say them.
+pub(super) fn heard(events: &[Event]) -> Result<Cow<'_, [Event]>> {
+    let mut all: Option<Vec<Event>> = None;
+    for (n, event) in events.iter().enumerate() {
+        let words = words(event);
+        if !words.is_empty() && all.is_none() {
+            all = Some(events[..n].to_vec());
+        }
+        let Some(all) = &mut all else { continue };
+        all.push(event.clone());
+        for (n, word) in (1..).zip(&words) {
+            all.push(Event {
+                key: Some(word.key()?),
+                // The others of the transaction are not here.
+                index: event.index + n,
+                wall: event.wall,
+                txn: event.txn.clone(),
+                ..Event::new(Op::Replace, word.ns.clone(), event.time, Doc::empty())
+            });
+        }
+    }
+    Ok(all.map_or(Cow::Borrowed(events), Cow::Owned))
+}
+
+fn words(event: &Event) -> Vec<Word> {
+    // Only in a transaction: a marker by itself brings nothing.
+    let Some(after) = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event)) else {
+        return Vec::new();
+    };
+    let marker = Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker));
+    marker.map(|marker| marker.again).unwrap_or_default()
+}
