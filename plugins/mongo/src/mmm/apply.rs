@@ -17,7 +17,7 @@ use super::{
     statements::{Applied, Commands, Kind, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
-    verdict::{Verdict, verdict},
+    verdict::{Earlier, Verdict, verdict},
     window::Window,
     word::Word,
 };
@@ -100,7 +100,12 @@ impl Peer {
         let again = tactics.again.values().cloned().collect();
         let mut marker = sight.marker(state, position, whole, again)?;
         marker.session = self.session.id(self.client().await?).await?;
+        let has_spoken = !state.marker()?.again.is_empty();
         if let Some(window) = &mut state.window {
+            if has_spoken {
+                // What the last words were about is still needed, which only the log says.
+                window.pull(self.client().await?).await?;
+            }
             sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
         }
@@ -265,7 +270,7 @@ impl Peer {
         writes: &mut Writes,
     ) -> Result<Vec<Plan>, Retry> {
         let mut plans = Vec::with_capacity(events.len());
-        let mut beaten: HashMap<u64, Timestamp> = HashMap::new();
+        let mut earlier: HashMap<u64, Earlier> = HashMap::new();
         let mut again = false;
         for (n, event) in events.iter().enumerate() {
             let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
@@ -276,8 +281,11 @@ impl Peer {
             let place = (event.ns.clone(), hash_key(key));
             let hash = Window::hash(&event.ns, key);
             // Even if there is nothing to be done here: elsewhere the word is waited for.
-            if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1)? {
+            let mut before = earlier.get(&hash).copied().unwrap_or_default();
+            if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
                 again |= tactics.says_again(&place, key, base)?;
+                before.said = Some(base);
+                earlier.insert(hash, before);
             }
             if let Some(code) = tactics.refused.get(&n) {
                 writes.records.push(records::refused(&self.settings.link, event, *code)?);
@@ -293,9 +301,7 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            // An earlier event of this transaction may have won already.
-            let won = beaten.get(&hash).copied();
-            let verdict = verdict(&self.settings, state, event, hash, (sight, n), won)?;
+            let verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
             if matches!(verdict, Verdict::TooNew) {
                 // At once; but behind a writer that never rests, with waits.
                 let again = std::mem::replace(&mut tactics.has_looked_again, true);
@@ -303,7 +309,7 @@ impl Peer {
                 return Err(if again { Retry::Failure(busy()) } else { Retry::Otherwise });
             }
             if let Verdict::Remote(conflict) = &verdict {
-                beaten.insert(hash, conflict.upto);
+                earlier.insert(hash, Earlier { beaten: Some(conflict.upto), ..before });
             }
             let is_unknown = tactics.is_behind || state.is_covered(event.time);
             let plan = match verdict {

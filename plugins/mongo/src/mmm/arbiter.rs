@@ -21,7 +21,7 @@ use super::{
     seen::Seen,
     sight::Sight,
     state::State,
-    verdict::{self, Conflict, Verdict, ranked},
+    verdict::{self, Conflict, Earlier, Verdict, ranked},
     window::{Window, Write},
 };
 
@@ -51,18 +51,20 @@ fn is_arbiter(settings: &Settings, window: &Window) -> Result<bool> {
     }
 }
 
-/// Whether, and from which time of the peer's log on, what a change meets makes it a matter of the arbiter, which the peer is.
+/// Whether, and from which time of the peer's log on, what a change meets makes it a matter of the arbiter, which the peer is. `said`:
+/// that time of an earlier change of the same transaction.
 pub(super) fn base(
     settings: &Settings,
     state: &State,
     ns: &Namespace,
     hash: u64,
     seen: &Seen,
+    said: Option<Timestamp>,
 ) -> Result<Option<Timestamp>> {
     let Some(window) = state.window.as_ref().filter(|_| settings.policy(ns).conflicts == Conflicts::Merge) else {
         return Ok(None);
     };
-    let first = window.unheard(hash, seen).map(|write| write.time).min();
+    let first = window.unheard(hash, seen, said).map(|write| write.time).min();
     Ok(if first.is_some() && is_arbiter(settings, window)? { first } else { None })
 }
 
@@ -73,10 +75,10 @@ pub(super) fn verdict(
     event: &Event,
     hash: u64,
     (sight, n): (&Sight, usize),
-    beaten: Option<Timestamp>,
+    Earlier { beaten, said }: Earlier,
 ) -> Result<Verdict> {
     let (clock, seen) = sight.of(n);
-    let met: Vec<&Write> = window.unheard(hash, seen).collect();
+    let met: Vec<&Write> = window.unheard(hash, seen, said).collect();
     if met.is_empty() {
         return Ok(Verdict::Apply);
     }

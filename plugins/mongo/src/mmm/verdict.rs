@@ -45,14 +45,23 @@ pub(super) struct Conflict {
     pub upto: Timestamp,
 }
 
-/// What the `n`-th event that `sight` is about meets. Up to `beaten` the writes here have lost already.
+/// What earlier changes of the same document in the same transaction have led to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Earlier {
+    /// Up to there the writes here have lost already.
+    pub beaten: Option<Timestamp>,
+    /// From there on they are what a word is about that is not in the log yet.
+    pub said: Option<Timestamp>,
+}
+
+/// What the `n`-th event that `sight` is about meets.
 pub(super) fn verdict(
     settings: &Settings,
     state: &State,
     event: &Event,
     hash: u64,
     (sight, n): (&Sight, usize),
-    beaten: Option<Timestamp>,
+    earlier: Earlier,
 ) -> Result<Verdict> {
     let (clock, seen) = sight.of(n);
     let policy = settings.policy(&event.ns);
@@ -62,9 +71,9 @@ pub(super) fn verdict(
     if window.is_removed(&event.ns, seen) {
         return Ok(Verdict::Removed);
     }
-    let beaten = state.beaten.get(&hash).copied().max(beaten);
+    let beaten = state.beaten.get(&hash).copied().max(earlier.beaten);
     if policy.conflicts == Conflicts::Merge {
-        return arbiter::verdict(settings, window, event, hash, (sight, n), beaten);
+        return arbiter::verdict(settings, window, event, hash, (sight, n), Earlier { beaten, ..earlier });
     }
     let live: Vec<&Write> =
         window.concurrent(hash, seen).filter(|write| beaten.is_none_or(|upto| write.time > upto)).collect();

@@ -160,9 +160,9 @@ impl Window {
         writes.iter().filter(move |write| !self.was_seen(write, seen))
     }
 
-    /// The same, and those that a word which `seen` has not seen was about.
-    pub fn unheard(&self, hash: u64, seen: &Seen) -> impl Iterator<Item = &Write> {
-        let base = self.concurrent(hash, seen).filter_map(|write| write.again).min();
+    /// The same, and those that a word which `seen` has not seen was about. `said`: the same of a word that is not in the log yet.
+    pub fn unheard(&self, hash: u64, seen: &Seen, said: Option<Timestamp>) -> impl Iterator<Item = &Write> {
+        let base = self.concurrent(hash, seen).filter_map(|write| write.again).chain(said).min();
         let writes = self.writes.get(&hash).map_or(&[][..], Vec::as_slice);
         writes.iter().filter(move |write| base.is_some_and(|base| write.time >= base) || !self.was_seen(write, seen))
     }
