@@ -11,6 +11,7 @@ use super::{
     marker::Marker,
     names,
     origin::{Documents, as_bson, raw},
+    paths::FieldPath,
     records,
     sight::Sight,
     state::{Peer, State},
@@ -19,8 +20,11 @@ use super::{
     txn::{Failure, Transaction},
     verdict::{Earlier, Verdict, verdict},
     window::Window,
-    word::Word,
+    word::{Word, is_word},
 };
+
+/// What the words of a marker may take, in bytes: it has to fit into an entry of the log, with what is written beside it.
+const MOST_WORDS: usize = 4 << 20;
 
 /// A document, by namespace and hash of its key.
 type Place = (Namespace, u64);
@@ -40,19 +44,35 @@ pub(super) struct Tactics {
     has_looked_again: bool,
     /// What the peer merges here, and says again.
     again: HashMap<Place, Word>,
+    /// What is left out here, and waits for the word of the arbiter.
+    waits: HashMap<Place, Word>,
 }
 
-impl Tactics {
-    /// Takes note of a word; whether that is news, which the marker does not have yet.
-    fn says_again(&mut self, place: &Place, key: &RawDocument, base: Timestamp) -> Result<bool> {
-        if let Some(word) = self.again.get_mut(place) {
-            word.base = base.min(word.base);
-            return Ok(false);
-        }
+/// Takes note of a word; whether that is news, which the marker does not have yet.
+fn note(
+    words: &mut HashMap<Place, Word>,
+    place: &Place,
+    key: &RawDocument,
+    base: Timestamp,
+    fields: Option<Vec<FieldPath>>,
+) -> Result<bool> {
+    let Some(word) = words.get_mut(place) else {
         let id = as_bson(super::statements::id(key)?)?;
-        self.again.insert(place.clone(), Word { ns: place.0.clone(), id, base });
-        Ok(true)
+        words.insert(place.clone(), Word { ns: place.0.clone(), id, base, fields });
+        return Ok(true);
+    };
+    word.base = base.min(word.base);
+    match (&mut word.fields, fields) {
+        (Some(known), Some(fields)) => {
+            for field in fields {
+                if !known.contains(&field) {
+                    known.push(field);
+                }
+            }
+        }
+        (known, _) => *known = None,
     }
+    Ok(false)
 }
 
 /// A document that only the origin knows.
@@ -97,8 +117,12 @@ impl Peer {
     ) -> Result<Outcome, Retry> {
         let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
-        let again = tactics.again.values().cloned().collect();
-        let mut marker = sight.marker(state, position, whole, again)?;
+        let words = [&tactics.again, &tactics.waits].map(|words| words.values().cloned().collect());
+        let mut marker = sight.marker(state, position, whole, words)?;
+        if events.len() > 1 && marker.words_bytes() > MOST_WORDS {
+            let e = Error::transient("what both sides have written is too much for one transaction");
+            return Err(Failure::TooLarge(e).into());
+        }
         marker.session = self.session.id(self.client().await?).await?;
         let has_spoken = !state.marker()?.again.is_empty();
         if let Some(window) = &mut state.window {
@@ -271,8 +295,14 @@ impl Peer {
     ) -> Result<Vec<Plan>, Retry> {
         let mut plans = Vec::with_capacity(events.len());
         let mut earlier: HashMap<u64, Earlier> = HashMap::new();
+        let mut left: HashMap<Place, (Timestamp, &RawDocument)> = HashMap::new();
         let mut again = false;
+        let none = state.is_mesh.then(Vec::new);
         for (n, event) in events.iter().enumerate() {
+            for word in arbiter::unanswered(&self.settings, state, event, sight.of(n).1)? {
+                let key = word.key()?;
+                again |= note(&mut tactics.again, &(word.ns.clone(), hash_key(&key)), &key, word.base, none.clone())?;
+            }
             let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
             let Some(key) = event.key.as_deref().filter(|_| wanted) else {
                 plans.push(Plan::Nothing);
@@ -283,7 +313,11 @@ impl Peer {
             // Even if there is nothing to be done here: elsewhere the word is waited for.
             let mut before = earlier.get(&hash).copied().unwrap_or_default();
             if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
-                again |= tactics.says_again(&place, key, base)?;
+                let fields = match &event.change {
+                    Some(change) if state.is_mesh && event.op == Op::Update => Some(FieldPath::all(change)?),
+                    _ => None,
+                };
+                again |= note(&mut tactics.again, &place, key, base, fields)?;
                 before.said = Some(base);
                 earlier.insert(hash, before);
             }
@@ -308,6 +342,16 @@ impl Peer {
                 let busy = || Failure::Again(Error::transient("another writer was in the way"));
                 return Err(if again { Retry::Failure(busy()) } else { Retry::Otherwise });
             }
+            match &verdict {
+                Verdict::Wait => {
+                    left.entry(place.clone()).or_insert((event.time, key));
+                }
+                // The word on what was left out before.
+                Verdict::Apply if is_word(event) => {
+                    left.remove(&place);
+                }
+                _ => {}
+            }
             if let Verdict::Remote(conflict) = &verdict {
                 earlier.insert(hash, Earlier { beaten: Some(conflict.upto), ..before });
             }
@@ -323,6 +367,9 @@ impl Peer {
                 subjects.enter(&event.ns, key);
             }
             plans.push(plan);
+        }
+        for (place, (base, key)) in left {
+            again |= note(&mut tactics.waits, &place, key, base, None)?;
         }
         if again {
             return Err(Retry::Otherwise);

@@ -3,7 +3,8 @@
 //! 1. At the arbiter a change that comes is merged with the concurrent writes there, field by field, and the result goes back as a
 //!    word ([`super::word`]).
 //! 2. Elsewhere a change that meets concurrent writes is left out: those writes are on their way to the arbiter, and are
-//!    concurrent there as well, so that its word comes. It is taken when it has seen all that was written there.
+//!    concurrent there as well, so that its word comes; and it is asked for, to be sure. It is taken when it has seen all that was
+//!    written there.
 //! 3. Whoever has not heard a word has not seen anything that the word was about either, whatever the markers say: it may have left
 //!    it out. So at the arbiter the writes from the beginning of an unheard word on are concurrent.
 //!
@@ -23,6 +24,7 @@ use super::{
     state::State,
     verdict::{self, Conflict, Earlier, Verdict, ranked},
     window::{Window, Write},
+    word::{Word, asked},
 };
 
 /// An update that is merged field by field.
@@ -66,6 +68,23 @@ pub(super) fn base(
     };
     let first = window.unheard(hash, seen, said).map(|write| write.time).min();
     Ok(if first.is_some() && is_arbiter(settings, window)? { first } else { None })
+}
+
+/// The documents that this marker waits for a word on, of which no word is on its way; the peer being the arbiter.
+pub(super) fn unanswered(settings: &Settings, state: &State, event: &Event, seen: &Seen) -> Result<Vec<Word>> {
+    let Some(window) = &state.window else { return Ok(Vec::new()) };
+    let mut asked = asked(event);
+    if asked.is_empty() || !is_arbiter(settings, window)? {
+        return Ok(Vec::new());
+    }
+    let is_said = |word: &Word| Ok(window.concurrent(word.hash()?, seen).any(|write| write.again.is_some()));
+    let mut all = Vec::new();
+    for word in asked.drain(..).filter(|word| settings.policy(&word.ns).conflicts == Conflicts::Merge) {
+        if !is_said(&word)? {
+            all.push(word);
+        }
+    }
+    Ok(all)
 }
 
 /// See [`verdict::verdict`].

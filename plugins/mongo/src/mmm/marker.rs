@@ -3,7 +3,7 @@
 //! ```text
 //! { _id: "factory->cloud", node: "factory", peer: "cloud", lane: 0, route: "…", generation: 3, seq: 4711,
 //!   origin: "factory", position: { token: BinData, time: Timestamp }, done: { time: Timestamp, index: 0 }, clock: 1764049191000,
-//!   again: [{ns: "app.x", id: 1, base: Timestamp}], session: UUID, saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
+//!   again: [{ns: "app.x", id: 1, base: Timestamp}], waits: […], session: UUID, saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
 //! ```
 //!
 //! It is always replaced whole, so that the entry in the log of `peer` (and the event of a change stream) shows all of it;
@@ -62,6 +62,8 @@ pub(crate) struct Marker {
     pub writes: Vec<u8>,
     /// What the peer has merged in this transaction, and says again to the others.
     pub again: Vec<Word>,
+    /// What the peer has left out in this transaction, and waits for the word of the arbiter on.
+    pub waits: Vec<Word>,
     /// What the writer needs to go on.
     pub log: LogState,
 }
@@ -103,10 +105,17 @@ impl Marker {
             "log": {"clock": self.log.clock, "since": self.log.since, "since_clock": self.log.since_clock},
             "applied": DateTime::now(),
         };
-        if !self.again.is_empty() {
-            document.insert("again", self.again.iter().map(Word::encode).collect::<Vec<_>>());
+        for (name, words) in [("again", &self.again), ("waits", &self.waits)] {
+            if !words.is_empty() {
+                document.insert(name, words.iter().map(Word::encode).collect::<Vec<_>>());
+            }
         }
         document
+    }
+
+    /// What the words take, roughly.
+    pub fn words_bytes(&self) -> usize {
+        self.again.iter().chain(&self.waits).map(Word::bytes).sum()
     }
 
     /// `None`: it is not of the known shape; somebody has edited it.
@@ -119,6 +128,10 @@ impl Marker {
         let times = |name: &str| -> Option<Vec<(String, Timestamp)>> {
             let times = stored.get_document(name).ok()?;
             times.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect()
+        };
+        let words = |name: &str| match stored.get(name) {
+            Some(words) => words.as_array()?.iter().map(Word::decode).collect(),
+            None => Some(Vec::new()),
         };
         let marker = Marker {
             link: Link { node: text("node")?, peer: text("peer")? },
@@ -140,10 +153,8 @@ impl Marker {
             seen: times("seen")?,
             saw: times("saw")?,
             writes: stored.get_binary_generic("writes").ok()?.clone(),
-            again: match stored.get("again") {
-                Some(again) => again.as_array()?.iter().map(Word::decode).collect::<Option<_>>()?,
-                None => Vec::new(),
-            },
+            again: words("again")?,
+            waits: words("waits")?,
             log: LogState {
                 clock: integer(log.get("clock")?)?,
                 since: log.get_timestamp("since").ok()?,
@@ -187,7 +198,8 @@ mod tests {
             seen: vec![("b".into(), time(5))],
             saw: vec![("b".into(), time(4))],
             writes: vec![1; 24],
-            again: vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(6) }],
+            again: vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(6), fields: Some(vec![]) }],
+            waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7), fields: None }],
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };
         let document = marker.encode();

@@ -38,7 +38,11 @@ pub(super) const FIELDS: &[Field] = &[
         "What a delete is worth against a concurrent write: like any write, always more, always less",
     )
     .default("\"rank\""),
-    Field::new("priority", FieldType::Strings, "The nodes, the one whose writes stay first; breaks ties too"),
+    Field::new(
+        "priority",
+        FieldType::Strings,
+        "The nodes, the one whose writes stay first; breaks ties too, and says which node merges",
+    ),
     Field::new(
         "collections",
         FieldType::Any,

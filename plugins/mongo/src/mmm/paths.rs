@@ -1,12 +1,12 @@
 //! The fields that an update changes, and a document of which some fields are taken from another.
 
-use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{Bson, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use oplogue_api::{Change, Error, Path, PathPart, Result};
 
 /// The field that an update changed: its names from the outside in. An array counts as one value, so none leads into one that is
 /// known to be an array.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FieldPath {
+pub(crate) struct FieldPath {
     names: Box<[Box<str>]>,
     /// The names were told with dots between them: a dot may be a part of a name, and a number an index.
     is_dotted: bool,
@@ -76,6 +76,17 @@ impl FieldPath {
             }
         }
         Ok(FieldPath { names: self.names[..end].into(), is_dotted: self.is_dotted })
+    }
+
+    pub fn encode(&self) -> Bson {
+        let names: Vec<&str> = self.names.iter().map(|name| &**name).collect();
+        Bson::Document(doc! {"names": names, "dotted": self.is_dotted})
+    }
+
+    pub fn decode(stored: &Bson) -> Option<FieldPath> {
+        let stored = stored.as_document()?;
+        let names = stored.get_array("names").ok()?.iter().map(|name| name.as_str().map(Into::into));
+        Some(FieldPath { names: names.collect::<Option<_>>()?, is_dotted: stored.get_bool("dotted").ok()? })
     }
 
     /// For people.

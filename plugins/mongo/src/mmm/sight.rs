@@ -78,7 +78,7 @@ impl Sight {
         state: &State,
         position: &Position,
         whole: Option<Timestamp>,
-        again: Vec<Word>,
+        [again, waits]: [Vec<Word>; 2],
     ) -> Result<Marker> {
         let before = state.marker()?.clone();
         let whole = whole.map_or(0, |at| i64::from(at.time) * 1000 + 999);
@@ -92,6 +92,7 @@ impl Sight {
             seen: self.stream.seen.all().to_vec(),
             writes: self.writes.clone(),
             again,
+            waits,
             log: LogState { clock: self.stream.clock, ..before.log },
             ..before
         })

@@ -70,6 +70,7 @@ impl Store {
             saw: Vec::new(),
             writes: Vec::new(),
             again: Vec::new(),
+            waits: Vec::new(),
             log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
         })
     }
@@ -195,6 +196,7 @@ impl CheckpointStore for Store {
                 position: if is_claim { known.position.clone() } else { wanted.position.clone() },
                 writes: Vec::new(),
                 again: Vec::new(),
+                waits: Vec::new(),
                 ..known.clone()
             };
             if self.replace(&known, &marker).await? {
@@ -243,6 +245,7 @@ impl CheckpointStore for Store {
                 log: fresh.log,
                 writes: Vec::new(),
                 again: Vec::new(),
+                waits: Vec::new(),
                 ..before
             },
             None => fresh,

@@ -309,6 +309,7 @@ impl Window {
     fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
         let mut marker: Option<(Marker, Exact)> = None;
         let mut written = HashSet::new();
+        let mut merged: HashMap<u64, Option<Arc<[FieldPath]>>> = HashMap::new();
         for event in events {
             if is_marker(event) {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
@@ -324,6 +325,10 @@ impl Window {
                     for word in &found.again {
                         self.enter_word(word, time)?;
                     }
+                }
+                merged.clear();
+                for word in found.again.iter().filter(|_| found.link != self.link) {
+                    merged.insert(word.hash()?, word.fields.as_deref().map(Arc::from));
                 }
                 let exact = exact_writes(&found);
                 marker = event.txn.is_some().then_some((found, exact));
@@ -343,7 +348,12 @@ impl Window {
                         exact.get(&hash).copied().unwrap_or((marker.done.time, marker.clock, false));
                     written.insert(hash);
                     let write = self.replicated(marker, time, op, origin_time, clock);
-                    Write { paths: self.fields_of(event)?, ..write }
+                    // What was merged is logged as what came of it.
+                    let paths = match merged.get(&hash) {
+                        Some(fields) => fields.clone(),
+                        None => self.fields_of(event)?,
+                    };
+                    Write { paths, ..write }
                 }
                 None => {
                     let clock = hybrid(event.wall, event.time, self.clock);
@@ -361,7 +371,8 @@ impl Window {
             {
                 let op = if is_delete { Op::Delete } else { Op::Update };
                 let write = self.replicated(&marker, time, op, origin_time, clock);
-                self.enter_write(hash, write);
+                let paths = merged.remove(&hash).flatten();
+                self.enter_write(hash, Write { paths, ..write });
             }
         }
         if self.order.len() + self.held / WRITE_BYTES > self.most {

@@ -2,13 +2,16 @@
 //!
 //! The transaction that merges says so in its marker (`again`), since the link back sees nothing else of it. There each word is a
 //! replacement that was made at the time of that transaction, and whose document is fetched as it was then.
+//!
+//! Who leaves a change out asks for a word (`waits`), in case that the arbiter has not noticed: of what it looks at and does not
+//! write, such as a document that is deleted at both ends, another version may come up before its transaction is committed.
 
 use std::borrow::Cow;
 
 use bson::{Bson, Document, Timestamp, doc};
 use oplogue_api::{Doc, Event, Namespace, Op, Result};
 
-use super::{marker::Marker, origin::raw, state::is_marker, window::Window};
+use super::{marker::Marker, origin::raw, paths::FieldPath, state::is_marker, window::Window};
 
 /// A document that the arbiter has merged.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,20 +21,42 @@ pub(crate) struct Word {
     /// The time, in the log of the arbiter, of the first write that what came was concurrent with: until the word is heard,
     /// everything from there on is unknown to whoever has not heard it.
     pub base: Timestamp,
+    /// The fields that what came has changed; `None`: all. Only where more than one link leads to the arbiter: the others look there
+    /// what is concurrent with theirs.
+    pub fields: Option<Vec<FieldPath>>,
 }
 
 impl Word {
     pub fn encode(&self) -> Bson {
-        Bson::Document(doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base})
+        let mut word = doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base};
+        if let Some(fields) = &self.fields {
+            word.insert("fields", fields.iter().map(FieldPath::encode).collect::<Vec<_>>());
+        }
+        Bson::Document(word)
     }
 
     pub fn decode(stored: &Bson) -> Option<Word> {
         let stored = stored.as_document()?;
         let ns = Namespace::new(stored.get_str("ns").ok()?);
-        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()? })
+        let fields = match stored.get("fields") {
+            Some(fields) => Some(fields.as_array()?.iter().map(FieldPath::decode).collect::<Option<_>>()?),
+            None => None,
+        };
+        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()?, fields })
     }
 
-    fn key(&self) -> Result<Doc> {
+    /// What it takes in a marker, roughly.
+    pub fn bytes(&self) -> usize {
+        let id = match &self.id {
+            Bson::Document(id) => bson::RawDocumentBuf::try_from(id).map_or(0, |id| id.as_bytes().len()),
+            Bson::String(id) => id.len(),
+            Bson::Binary(id) => id.bytes.len(),
+            _ => 0,
+        };
+        64 + self.ns.as_str().len() + id + self.fields.iter().flatten().map(FieldPath::bytes).sum::<usize>()
+    }
+
+    pub fn key(&self) -> Result<Doc> {
         Ok(Doc::from(raw(&doc! {"_id": self.id.clone()})?))
     }
 
@@ -70,10 +95,16 @@ pub(super) fn heard(events: &[Event]) -> Result<Cow<'_, [Event]>> {
 }
 
 fn words(event: &Event) -> Vec<Word> {
+    marker(event).map(|marker| marker.again).unwrap_or_default()
+}
+
+/// The documents that the writer of this marker waits for a word on.
+pub(super) fn asked(event: &Event) -> Vec<Word> {
+    marker(event).map(|marker| marker.waits).unwrap_or_default()
+}
+
+fn marker(event: &Event) -> Option<Marker> {
     // Only in a transaction: a marker by itself brings nothing.
-    let Some(after) = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event)) else {
-        return Vec::new();
-    };
-    let marker = Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker));
-    marker.map(|marker| marker.again).unwrap_or_default()
+    let after = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event))?;
+    Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker))
 }

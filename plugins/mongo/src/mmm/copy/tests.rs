@@ -84,6 +84,7 @@ impl Pair {
                 saw: vec![],
                 writes: vec![],
                 again: vec![],
+                waits: vec![],
                 log: LogState { clock: 0, since: zero, since_clock: 0 },
             },
             mode,
