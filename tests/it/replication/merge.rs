@@ -259,3 +259,32 @@ async fn the_first_of_priority_merges() {
         assert!(mesh.router.terminate().success());
     }
 }
+
+/// Who waits for a word gets one even if the arbiter has not noticed that there is something to say: here nobody could, since what
+/// the second end has stands in no log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_is_answered() {
+    let both = ends(2, "mongo-oplog").await;
+    let sink = format!("{MERGE}\npriority = [\"{}\"]", both[0].name);
+    let mut mesh = Mesh::new(both, &[(0, 1), (1, 0)], &sink);
+    mesh.router.start();
+    mesh.coll(0, "c").insert_one(doc! {"_id": 1, "x": 0}).await.unwrap();
+    settle(&mut mesh, "at first").await;
+    assert!(mesh.router.terminate().success());
+    // As the link towards the second end does it: a transaction with the marker in front is no write of an application.
+    let (markers, id) = mesh.marker(0, 1);
+    let mut marker = markers.find_one(doc! {"_id": &id}).await.unwrap().expect("a marker");
+    let asked = doc! {"ns": format!("{}.c", mesh.db), "id": 1, "base": newest(&mesh.ends[0].client).await};
+    marker.insert("waits", vec![asked]);
+    marker.insert("seq", marker.get_i64("seq").unwrap() + 1);
+    let mut session = mesh.ends[1].client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    markers.replace_one(doc! {"_id": &id}, marker).session(&mut session).await.unwrap();
+    let other = doc! {"_id": 1, "x": 5};
+    mesh.coll(1, "c").replace_one(doc! {"_id": 1}, other).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    mesh.router.start();
+    settle(&mut mesh, "answered").await;
+    assert_eq!(mesh.coll(1, "c").find_one(doc! {"_id": 1}).await.unwrap(), Some(doc! {"_id": 1, "x": 0}));
+    assert!(mesh.router.terminate().success());
+}

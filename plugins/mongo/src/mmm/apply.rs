@@ -11,7 +11,6 @@ use super::{
     marker::Marker,
     names,
     origin::{Documents, as_bson, raw},
-    paths::FieldPath,
     records,
     sight::Sight,
     state::{Peer, State},
@@ -20,7 +19,7 @@ use super::{
     txn::{Failure, Transaction},
     verdict::{Earlier, Verdict, verdict},
     window::Window,
-    word::{Word, is_word},
+    word::{Word, Words, is_word},
 };
 
 /// What the words of a marker may take, in bytes: it has to fit into an entry of the log, with what is written beside it.
@@ -43,36 +42,9 @@ pub(super) struct Tactics {
     /// A concurrent write was too new once already.
     has_looked_again: bool,
     /// What the peer merges here, and says again.
-    again: HashMap<Place, Word>,
+    again: Words,
     /// What is left out here, and waits for the word of the arbiter.
-    waits: HashMap<Place, Word>,
-}
-
-/// Takes note of a word; whether that is news, which the marker does not have yet.
-fn note(
-    words: &mut HashMap<Place, Word>,
-    place: &Place,
-    key: &RawDocument,
-    base: Timestamp,
-    fields: Option<Vec<FieldPath>>,
-) -> Result<bool> {
-    let Some(word) = words.get_mut(place) else {
-        let id = as_bson(super::statements::id(key)?)?;
-        words.insert(place.clone(), Word { ns: place.0.clone(), id, base, fields });
-        return Ok(true);
-    };
-    word.base = base.min(word.base);
-    match (&mut word.fields, fields) {
-        (Some(known), Some(fields)) => {
-            for field in fields {
-                if !known.contains(&field) {
-                    known.push(field);
-                }
-            }
-        }
-        (known, _) => *known = None,
-    }
-    Ok(false)
+    waits: Words,
 }
 
 /// A document that only the origin knows.
@@ -117,7 +89,7 @@ impl Peer {
     ) -> Result<Outcome, Retry> {
         let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
-        let words = [&tactics.again, &tactics.waits].map(|words| words.values().cloned().collect());
+        let words = [&tactics.again, &tactics.waits].map(Words::all);
         let mut marker = sight.marker(state, position, whole, words)?;
         if events.len() > 1 && marker.words_bytes() > MOST_WORDS {
             let e = Error::transient("what both sides have written is too much for one transaction");
@@ -295,13 +267,12 @@ impl Peer {
     ) -> Result<Vec<Plan>, Retry> {
         let mut plans = Vec::with_capacity(events.len());
         let mut earlier: HashMap<u64, Earlier> = HashMap::new();
-        let mut left: HashMap<Place, (Timestamp, &RawDocument)> = HashMap::new();
+        let mut left: HashMap<Place, Word> = HashMap::new();
         let mut again = false;
         let none = state.is_mesh.then(Vec::new);
         for (n, event) in events.iter().enumerate() {
             for word in arbiter::unanswered(&self.settings, state, event, sight.of(n).1)? {
-                let key = word.key()?;
-                again |= note(&mut tactics.again, &(word.ns.clone(), hash_key(&key)), &key, word.base, none.clone())?;
+                again |= tactics.again.note(Word { fields: none.clone(), ..word })?;
             }
             let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
             let Some(key) = event.key.as_deref().filter(|_| wanted) else {
@@ -313,11 +284,7 @@ impl Peer {
             // Even if there is nothing to be done here: elsewhere the word is waited for.
             let mut before = earlier.get(&hash).copied().unwrap_or_default();
             if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
-                let fields = match &event.change {
-                    Some(change) if state.is_mesh && event.op == Op::Update => Some(FieldPath::all(change)?),
-                    _ => None,
-                };
-                again |= note(&mut tactics.again, &place, key, base, fields)?;
+                again |= tactics.again.note(Word::on(event, key, base, state.is_mesh)?)?;
                 before.said = Some(base);
                 earlier.insert(hash, before);
             }
@@ -344,7 +311,9 @@ impl Peer {
             }
             match &verdict {
                 Verdict::Wait => {
-                    left.entry(place.clone()).or_insert((event.time, key));
+                    if !left.contains_key(&place) {
+                        left.insert(place.clone(), Word::on(event, key, event.time, false)?);
+                    }
                 }
                 // The word on what was left out before.
                 Verdict::Apply if is_word(event) => {
@@ -368,8 +337,8 @@ impl Peer {
             }
             plans.push(plan);
         }
-        for (place, (base, key)) in left {
-            again |= note(&mut tactics.waits, &place, key, base, None)?;
+        for word in left.into_values() {
+            again |= tactics.waits.note(word)?;
         }
         if again {
             return Err(Retry::Otherwise);

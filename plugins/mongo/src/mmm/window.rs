@@ -469,3 +469,6 @@ fn gone() -> Error {
     Error::operator("the oplog of the peer no longer reaches back to where conflicts have to be looked for")
         .hint("changes of both sides may contradict each other unseen: run `oplogue verify --repair FILE`, then `oplogue position set FILE ROUTE --now`; a larger oplog (replSetResizeOplog) keeps it from happening again")
 }
+
+#[cfg(test)]
+mod tests;

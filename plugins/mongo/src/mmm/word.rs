@@ -6,12 +6,22 @@
 //! Who leaves a change out asks for a word (`waits`), in case that the arbiter has not noticed: of what it looks at and does not
 //! write, such as a document that is deleted at both ends, another version may come up before its transaction is committed.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+};
 
-use bson::{Bson, Document, Timestamp, doc};
-use oplogue_api::{Doc, Event, Namespace, Op, Result};
+use bson::{Bson, Document, RawDocument, Timestamp, doc};
+use oplogue_api::{Doc, Event, Namespace, Op, Result, hash_key};
 
-use super::{marker::Marker, origin::raw, paths::FieldPath, state::is_marker, window::Window};
+use super::{
+    marker::Marker,
+    origin::{as_bson, raw},
+    paths::FieldPath,
+    state::is_marker,
+    statements::id,
+    window::Window,
+};
 
 /// A document that the arbiter has merged.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +55,15 @@ impl Word {
         Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()?, fields })
     }
 
+    /// A word on the document of this event. `in_full`: with its fields.
+    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp, in_full: bool) -> Result<Word> {
+        let fields = match &event.change {
+            Some(change) if in_full && event.op == Op::Update => Some(FieldPath::all(change)?),
+            _ => None,
+        };
+        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base, fields })
+    }
+
     /// What it takes in a marker, roughly.
     pub fn bytes(&self) -> usize {
         let id = match &self.id {
@@ -62,6 +81,39 @@ impl Word {
 
     pub fn hash(&self) -> Result<u64> {
         Ok(Window::hash(&self.ns, &self.key()?))
+    }
+}
+
+/// The words of a transaction, one for each document.
+#[derive(Default)]
+pub(super) struct Words(HashMap<(Namespace, u64), Word>);
+
+impl Words {
+    /// Takes note of a word; whether that is news, which the marker does not have yet.
+    pub fn note(&mut self, word: Word) -> Result<bool> {
+        let known = match self.0.entry((word.ns.clone(), hash_key(&word.key()?))) {
+            Entry::Vacant(place) => {
+                place.insert(word);
+                return Ok(true);
+            }
+            Entry::Occupied(known) => known.into_mut(),
+        };
+        known.base = known.base.min(word.base);
+        match (&mut known.fields, word.fields) {
+            (Some(known), Some(fields)) => {
+                for field in fields {
+                    if !known.contains(&field) {
+                        known.push(field);
+                    }
+                }
+            }
+            (known, _) => *known = None,
+        }
+        Ok(false)
+    }
+
+    pub fn all(&self) -> Vec<Word> {
+        self.0.values().cloned().collect()
     }
 }
 
