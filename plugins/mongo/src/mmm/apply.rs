@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
-use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
+use oplogue_api::{Doc, Error, Event, EventId, Namespace, Op, Position, Result, hash_key};
 
 use super::{
     document::{self, Now, Whole, Why},
@@ -16,6 +16,8 @@ use super::{
     statements::{Applied, Commands, Kind, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
+    unique::Ask,
+    unsettled::Unsettled,
     verdict::{Verdict, verdict},
     window::Window,
 };
@@ -36,6 +38,10 @@ pub(super) struct Tactics {
     pub is_behind: bool,
     /// A concurrent write was too new once already.
     has_looked_again: bool,
+    /// By event, the unique values for which the peer has refused it.
+    pub asks: HashMap<EventId, Vec<Ask>>,
+    /// The documents that met over them.
+    pub met: Unsettled,
 }
 
 /// A document that only the origin knows.
@@ -82,6 +88,7 @@ impl Peer {
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
         let mut marker = sight.marker(state, position, whole)?;
         marker.session = self.session.id(self.client().await?).await?;
+        marker.unsettled.merge(&tactics.met);
         if let Some(window) = &mut state.window {
             sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
@@ -92,6 +99,9 @@ impl Peer {
                 // From here on it may be there, whatever we hear.
                 state.is_certain = false;
                 transaction.commit().await?;
+                if sight.stream.settles {
+                    sight.stream.unsettled.merge(&tactics.met);
+                }
                 state.committed(marker, sight.stream, writes.taken.into_iter());
                 for (hash, upto) in writes.beaten {
                     state.beaten.insert(hash, upto);
@@ -213,6 +223,9 @@ impl Peer {
             self.fetch(wanted, tactics).await?;
             return Err(Retry::Otherwise);
         }
+        if !tactics.asks.is_empty() {
+            self.contests(transaction, state, events, (sight, marker), tactics, &mut subjects, &mut writes).await?;
+        }
         writes.outcome.conflicts = writes.records.len() as u64 - writes.outcome.refused;
         let stamp = self.settings.stamp.as_ref();
         let finish = |n: usize, document: &RawDocument| match stamp {
@@ -291,7 +304,7 @@ impl Peer {
     }
 
     /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.
-    async fn mark(&self, transaction: &mut Transaction<'_>, state: &mut State, marker: &Marker) -> Result<(), Retry> {
+    pub(super) async fn mark(&self, transaction: &mut Transaction<'_>, state: &mut State, marker: &Marker) -> Result<(), Retry> {
         let before = state.marker()?;
         let filter = doc! {
             "_id": before.link.marker_id(before.lane),
@@ -315,7 +328,7 @@ impl Peer {
         })
     }
 
-    async fn read(&self, transaction: &mut Transaction<'_>, subjects: &mut Subjects) -> Result<(), Retry> {
+    pub(super) async fn read(&self, transaction: &mut Transaction<'_>, subjects: &mut Subjects) -> Result<(), Retry> {
         if subjects.is_empty() {
             return Ok(());
         }

@@ -12,6 +12,8 @@
 use bson::{Binary, Bson, DateTime, Document, Timestamp, Uuid, doc, spec::BinarySubtype};
 use oplogue_api::{Doc, EventId, Position};
 
+use super::unsettled::Unsettled;
+
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Link {
@@ -58,6 +60,8 @@ pub(crate) struct Marker {
     /// For each document that the transaction writes: hash, time at the origin and clock of the last write, 8 bytes each, little
     /// endian. Only where more than one link leads to the peer: the others look there what is concurrent with theirs.
     pub writes: Vec<u8>,
+    /// The documents that met over a unique value in this transaction; in the marker of the link that settles them, all that are not settled yet.
+    pub unsettled: Unsettled,
     /// What the writer needs to go on.
     pub log: LogState,
 }
@@ -80,7 +84,7 @@ impl Marker {
             seen.iter().map(|(node, time)| (node.clone(), Bson::Timestamp(*time))).collect()
         };
         let writes = Binary { subtype: BinarySubtype::Generic, bytes: self.writes.clone() };
-        doc! {
+        let mut marker = doc! {
             "_id": self.link.marker_id(self.lane),
             "node": &self.link.node,
             "peer": &self.link.peer,
@@ -98,7 +102,11 @@ impl Marker {
             "writes": writes,
             "log": {"clock": self.log.clock, "since": self.log.since, "since_clock": self.log.since_clock},
             "applied": DateTime::now(),
+        };
+        if !self.unsettled.is_empty() {
+            marker.insert("unsettled", self.unsettled.encode());
         }
+        marker
     }
 
     /// `None`: it is not of the known shape; somebody has edited it.
@@ -132,6 +140,7 @@ impl Marker {
             seen: times("seen")?,
             saw: times("saw")?,
             writes: stored.get_binary_generic("writes").ok()?.clone(),
+            unsettled: Unsettled::decode(stored.get("unsettled")),
             log: LogState {
                 clock: integer(log.get("clock")?)?,
                 since: log.get_timestamp("since").ok()?,
@@ -174,6 +183,7 @@ mod tests {
             seen: vec![("b".into(), time(5))],
             saw: vec![("b".into(), time(4))],
             writes: vec![1; 24],
+            unsettled: Unsettled::default(),
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };
         let document = marker.encode();

@@ -84,6 +84,7 @@ impl Sight {
             saw: self.seen[0].all().to_vec(),
             seen: self.stream.seen.all().to_vec(),
             writes: self.writes.clone(),
+            unsettled: self.stream.unsettled.clone(),
             log: LogState { clock: self.stream.clock, ..before.log },
             ..before
         })

@@ -44,7 +44,7 @@ impl Mmm {
     pub fn new(context: &Context, options: &Options) -> Result<Mmm> {
         let settings = Settings::new(options)?;
         let origin = Origin::new(context.origin.as_ref())?;
-        let state = State::new(MOST);
+        let state = State::new(MOST, &settings);
         Ok(Mmm {
             peer: Arc::new(Peer::new(settings, origin)),
             state: Arc::new(Mutex::new(state)),
@@ -189,7 +189,13 @@ impl Sink for Mmm {
     async fn begin(&self, _from: &Position) -> Result<()> {
         let settings = &self.peer.settings;
         let mut marker = {
-            let state = self.state.lock().await;
+            let mut state = self.state.lock().await;
+            if !state.stream.unsettled.is_empty() {
+                // What a process before this one has left.
+                self.watch(&mut state).await?;
+                let upto = state.marker()?.position.time;
+                self.settle(&mut state, upto).await?;
+            }
             state.marker()?.clone()
         };
         let (from, to) = (self.peer.origin.client().await?.clone(), self.peer.client().await?.clone());
@@ -261,6 +267,8 @@ impl Sink for Mmm {
             }
             start = end + 1;
         }
+        let last = events.iter().map(|event| event.time).max();
+        self.settle(&mut state, last.unwrap_or(upto.time)).await?;
         Ok(written)
     }
 

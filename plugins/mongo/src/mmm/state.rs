@@ -114,8 +114,9 @@ pub(super) struct State {
 
 impl State {
     /// `most`: how many events a transaction takes.
-    pub fn new(most: usize) -> State {
-        State { most, ..State::default() }
+    pub fn new(most: usize, settings: &Settings) -> State {
+        let stream = Stream { settles: settings.is_preferred(), ..Stream::default() };
+        State { most, stream, ..State::default() }
     }
 
     /// What is stored, as far as is known.
@@ -133,6 +134,9 @@ impl State {
             self.stream.seen.note(node, *time);
         }
         self.stream.clock = self.stream.clock.max(marker.log.clock);
+        if self.stream.settles {
+            self.stream.unsettled.merge(&marker.unsettled);
+        }
         self.marker = Some(marker);
         self.is_certain = true;
     }

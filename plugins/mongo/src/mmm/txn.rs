@@ -62,9 +62,14 @@ impl Reply {
         }
     }
 
+    /// The first of the errors of a write.
+    pub fn refusal(&self) -> Option<&Document> {
+        self.0.get_array("writeErrors").ok()?.first()?.as_document()
+    }
+
     /// The first statement that was refused: its index and the code.
     pub fn refused(&self) -> Option<(usize, i32)> {
-        let error = self.0.get_array("writeErrors").ok()?.first()?.as_document()?;
+        let error = self.refusal()?;
         let index = match error.get("index") {
             Some(bson::Bson::Int32(n)) => usize::try_from(*n).ok()?,
             Some(bson::Bson::Int64(n)) => usize::try_from(*n).ok()?,

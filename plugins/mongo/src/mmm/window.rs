@@ -21,6 +21,7 @@ use super::{
     marker::{Link, Marker},
     seen::{Seen, hybrid},
     state::{FIRST_SIDE_LANE, is_marker},
+    unsettled::Unsettled,
 };
 use crate::{
     client::{answered, reply},
@@ -75,6 +76,8 @@ pub(super) struct Window {
     pub ours: Vec<(Timestamp, Timestamp)>,
     /// For each node that writes here too, how far its log is applied.
     applied: Seen,
+    /// What other links have told of documents that met over a unique value.
+    pub met: Unsettled,
 }
 
 impl Window {
@@ -93,6 +96,7 @@ impl Window {
             removed: Vec::new(),
             ours: Vec::new(),
             applied: Seen::default(),
+            met: Unsettled::default(),
         }
     }
 
@@ -280,6 +284,7 @@ impl Window {
                     && found.lane < FIRST_SIDE_LANE
                 {
                     self.note_applied(&found);
+                    self.met.merge(&found.unsettled);
                 }
                 let exact = exact_writes(&found);
                 marker = event.txn.is_some().then_some((found, exact));

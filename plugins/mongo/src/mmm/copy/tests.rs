@@ -83,6 +83,7 @@ impl Pair {
                 seen: vec![],
                 saw: vec![],
                 writes: vec![],
+                unsettled: Default::default(),
                 log: LogState { clock: 0, since: zero, since_clock: 0 },
             },
             mode,

@@ -169,6 +169,7 @@ async fn marker(pair: &Pair, winner: usize) -> Result<Marker> {
         seen: Vec::new(),
         saw: Vec::new(),
         writes: Vec::new(),
+        unsettled: Default::default(),
         log: LogState { clock: 0, since: zero, since_clock: 0 },
     });
     Ok(Marker {
