@@ -7,4 +7,5 @@ mod mesh;
 mod random;
 mod silence;
 mod trouble;
+mod unique;
 mod work;

@@ -304,7 +304,12 @@ impl Peer {
     }
 
     /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.
-    pub(super) async fn mark(&self, transaction: &mut Transaction<'_>, state: &mut State, marker: &Marker) -> Result<(), Retry> {
+    pub(super) async fn mark(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        marker: &Marker,
+    ) -> Result<(), Retry> {
         let before = state.marker()?;
         let filter = doc! {
             "_id": before.link.marker_id(before.lane),

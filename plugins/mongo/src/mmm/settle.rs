@@ -113,15 +113,15 @@ impl Peer {
     async fn settle_some(&self, state: &mut State, upto: Timestamp, effort: &Effort) -> Result<Outcome, Retry> {
         let Some(window) = &mut state.window else { return Ok(Outcome::Done) };
         window.pull(self.client().await?).await?;
-        let concerns = |ns: &Namespace| {
-            self.settings.wants(ns) && self.settings.policy(ns).conflicts != Conflicts::Origin
-        };
+        let concerns =
+            |ns: &Namespace| self.settings.wants(ns) && self.settings.policy(ns).conflicts != Conflicts::Origin;
         let all: Vec<_> = state.stream.unsettled.all().collect();
         for (ns, key) in all.iter().filter(|(ns, _)| !concerns(ns)) {
             state.stream.unsettled.remove(ns, key);
         }
         let is_ready = |state: &State, (ns, key): &(Namespace, RawDocumentBuf)| {
-            let unseen = |window: &Window| window.concurrent(Window::hash(ns, key), &state.stream.seen).next().is_some();
+            let unseen =
+                |window: &Window| window.concurrent(Window::hash(ns, key), &state.stream.seen).next().is_some();
             !state.window.as_ref().is_some_and(unseen)
         };
         let wanted = |place: &(Namespace, RawDocumentBuf)| concerns(&place.0) && is_ready(state, place);

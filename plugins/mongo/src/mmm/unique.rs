@@ -243,7 +243,8 @@ pub(super) async fn holder(
     for (path, value) in &ask.values {
         exact.insert(path, doc! {"$eq": value.clone()});
     }
-    let mut check = doc! {"find": ns.coll(), "filter": exact, "projection": {"_id": 1}, "limit": 1, "singleBatch": true};
+    let mut check =
+        doc! {"find": ns.coll(), "filter": exact, "projection": {"_id": 1}, "limit": 1, "singleBatch": true};
     if let Some(collation) = collation {
         check.insert("collation", collation.clone());
     }
@@ -270,15 +271,20 @@ async fn indexes(client: &Client, ns: &Namespace) -> Result<Vec<Document>> {
 }
 
 fn is_same(one: &Document, other: &Document) -> bool {
-    ["key", "sparse", "partialFilterExpression", "collation"].iter().all(|field| match (one.get(*field), other.get(*field)) {
-        // The version of its rules differs between releases of the server.
-        (Some(Bson::Document(a)), Some(Bson::Document(b))) if *field == "collation" => {
-            let but_version = |collation: &Document| -> Document {
-                collation.iter().filter(|(name, _)| *name != "version").map(|(k, v)| (k.clone(), v.clone())).collect()
-            };
-            but_version(a) == but_version(b)
+    ["key", "sparse", "partialFilterExpression", "collation"].iter().all(|field| {
+        match (one.get(*field), other.get(*field)) {
+            // The version of its rules differs between releases of the server.
+            (Some(Bson::Document(a)), Some(Bson::Document(b))) if *field == "collation" => {
+                let but_version = |collation: &Document| -> Document {
+                    collation
+                        .iter()
+                        .filter(|(name, _)| *name != "version")
+                        .map(|(k, v)| (k.clone(), v.clone()))
+                        .collect()
+                };
+                but_version(a) == but_version(b)
+            }
+            (a, b) => a == b,
         }
-        (a, b) => a == b,
     })
 }
-

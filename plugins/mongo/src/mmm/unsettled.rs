@@ -67,7 +67,9 @@ impl Unsettled {
 
     /// The namespaces and keys.
     pub fn all(&self) -> impl Iterator<Item = (Namespace, RawDocumentBuf)> {
-        self.all.iter().filter_map(|(ns, key)| Some((Namespace::new(ns.as_str()), RawDocumentBuf::from_bytes(key.clone()).ok()?)))
+        self.all
+            .iter()
+            .filter_map(|(ns, key)| Some((Namespace::new(ns.as_str()), RawDocumentBuf::from_bytes(key.clone()).ok()?)))
     }
 
     /// As a field of a marker.
