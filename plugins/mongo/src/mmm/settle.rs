@@ -4,7 +4,10 @@
 //! have changed one of the documents, and then they did not. So the link from the preferred node looks at them again
 //! once neither end has writes of them that the other has not heard of, and gives the peer what its node has.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 use oplogue_api::{Error, Namespace, Result, hash_key};
@@ -12,6 +15,7 @@ use tracing::warn;
 
 use super::{
     apply::{Retry, Writes},
+    deliver::{PATIENCE, TRIES},
     options::Conflicts,
     records,
     sight::Sight,
@@ -27,7 +31,6 @@ use super::{
 
 /// How many documents at a time.
 const MOST: usize = 200;
-const TRIES: u32 = 12;
 /// How many documents in the way of one another are looked at in turn.
 const ROUNDS: u32 = 100;
 
@@ -68,14 +71,16 @@ impl Mmm {
             warn!(route = self.route, "many documents contradict each other by unique values: run `oplogue verify`");
         }
         let mut effort = Effort { most: MOST, first: Unsettled::default(), refused: HashMap::new() };
-        let (mut tries, mut rounds) = (0, 0);
+        let (mut tries, mut rounds, mut since) = (0, 0, Instant::now());
         loop {
             if !state.is_certain {
                 self.reload(state).await?;
             }
             match self.peer.settle_some(state, upto, &effort).await {
                 Ok(Outcome::Done) => return Ok(()),
-                Ok(Outcome::More) => (tries, rounds, effort.first) = (0, 0, Unsettled::default()),
+                Ok(Outcome::More) => {
+                    (tries, rounds, since, effort.first) = (0, 0, Instant::now(), Unsettled::default())
+                }
                 Ok(Outcome::Blocked(ns, ask, refused)) => {
                     rounds += 1;
                     let found = self.peer.find_holder(&ns, &ask).await?;
@@ -94,7 +99,7 @@ impl Mmm {
                 Err(Retry::Otherwise) => {}
                 Err(Retry::Failure(Failure::Again(e))) => {
                     tries += 1;
-                    if tries >= TRIES {
+                    if tries >= TRIES || since.elapsed() > PATIENCE {
                         return Err(e);
                     }
                     tokio::time::sleep(Duration::from_millis(2 << tries.min(8))).await;

@@ -3,7 +3,7 @@
 use std::{
     future::IntoFuture,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bson::{Bson, Document, RawDocumentBuf, Uuid, doc};
@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a majority may take. Shorter than the wait for any answer, so that the server says so itself.
 const MAJORITY: Duration = Duration::from_secs(25);
+/// How long the command of a call that was dropped may take to begin at the server.
+const UNDERWAY: Duration = Duration::from_secs(5);
 /// A commit whose outcome is unknown is sent again: it is the same commit, whatever became of the first.
 const COMMITS: u32 = 20;
 
@@ -83,13 +85,15 @@ impl Reply {
 /// server would keep that for a minute, and with it the marker.
 pub(super) struct Session {
     slot: Mutex<Option<ClientSession>>,
+    /// Whose transaction is neither committed nor aborted, since when. Of a call that was dropped meanwhile the server does not hear.
+    open: Mutex<Vec<(Uuid, Instant)>>,
     acknowledgment: Acknowledgment,
 }
 
 impl Default for Session {
     /// Transactions that a majority has when they are committed.
     fn default() -> Session {
-        Session { slot: Mutex::default(), acknowledgment: Acknowledgment::Majority }
+        Session { slot: Mutex::default(), open: Mutex::default(), acknowledgment: Acknowledgment::Majority }
     }
 }
 
@@ -97,7 +101,7 @@ impl Session {
     /// Transactions that are committed when the primary has them. An election may take back the last of them, but then it takes
     /// back the marker too, and with it what the link believes to have done: nothing is lost, and nobody waits for each one.
     pub fn quick() -> Session {
-        Session { slot: Mutex::default(), acknowledgment: Acknowledgment::Nodes(1) }
+        Session { slot: Mutex::default(), open: Mutex::default(), acknowledgment: Acknowledgment::Nodes(1) }
     }
 
     /// The session, and its id.
@@ -108,19 +112,39 @@ impl Session {
         answered(client.start_session().into_future()).await?.map_err(|e| classify(e, Phase::Apply))
     }
 
+    /// The same for a transaction, with what one before it has left open ended.
+    async fn take_to_begin(&self, client: &Client) -> Result<ClientSession> {
+        let left = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (id, _) in left {
+            end_session(client, id).await?;
+        }
+        let session = self.take(client).await?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(_, since)| since.elapsed() < UNDERWAY);
+        open.extend(uuid(&session).map(|id| (id, Instant::now())));
+        drop(open);
+        Ok(session)
+    }
+
     fn give_back(&self, session: ClientSession) {
+        let id = uuid(&session);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(open, _)| Some(*open) != id);
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
     /// The id of the session that the next transaction will have.
     pub async fn id(&self, client: &Client) -> Result<Option<Uuid>> {
         let session = self.take(client).await?;
-        let id = session.id().get("id").cloned();
-        self.give_back(session);
-        Ok(match id {
-            Some(Bson::Binary(id)) => id.to_uuid().ok(),
-            _ => None,
-        })
+        let id = uuid(&session);
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        Ok(id)
+    }
+}
+
+fn uuid(session: &ClientSession) -> Option<Uuid> {
+    match session.id().get("id") {
+        Some(Bson::Binary(id)) => id.to_uuid().ok(),
+        _ => None,
     }
 }
 
@@ -137,7 +161,7 @@ pub(super) async fn end_session(client: &Client, id: Uuid) -> Result<()> {
 
 impl<'a> Transaction<'a> {
     pub async fn begin(client: &Client, slot: &'a Session) -> Result<Transaction<'a>> {
-        let mut session = slot.take(client).await?;
+        let mut session = slot.take_to_begin(client).await?;
         let options = TransactionOptions::builder()
             .read_concern(ReadConcern::snapshot())
             .write_concern(WriteConcern::builder().w(slot.acknowledgment.clone()).w_timeout(MAJORITY).build())
