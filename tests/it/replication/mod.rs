@@ -2,8 +2,11 @@
 
 mod acceptance;
 mod bad_input;
+mod clocks;
 mod conflicts;
+mod lost;
 mod mesh;
+mod peer;
 mod random;
 mod silence;
 mod trouble;

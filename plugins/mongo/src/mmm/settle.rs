@@ -130,7 +130,7 @@ impl Peer {
             !state.window.as_ref().is_some_and(unseen)
         };
         let wanted = |place: &(Namespace, RawDocumentBuf)| concerns(&place.0) && is_ready(state, place);
-        let others = all.iter().cloned().filter(|(ns, key)| !effort.first.has(ns, key));
+        let others = all.iter().filter(|(ns, key)| !effort.first.has(ns, key)).cloned();
         let some: Vec<_> = effort.first.all().chain(others.take(effort.most)).filter(wanted).collect();
         if some.is_empty() || effort.first.all().any(|place| !is_ready(state, &place)) {
             return Ok(Outcome::Done);

@@ -1,6 +1,10 @@
 //! The sink itself: what the engine calls.
 
-use std::{future::IntoFuture, sync::Arc};
+use std::{
+    future::IntoFuture,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use bson::doc;
 use mongodb::Client;
@@ -30,6 +34,9 @@ use crate::{
     identity::identity,
 };
 
+/// Seconds by which a clock may be ahead before it is said, and how often.
+const FAST: i64 = 30;
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How many pieces of an initial copy are under way at a time.
 const COPIERS: usize = 4;
 
@@ -269,6 +276,7 @@ impl Sink for Mmm {
         }
         let last = events.iter().map(|event| event.time).max();
         self.settle(&mut state, last.unwrap_or(upto.time)).await?;
+        self.look_at_clock(&mut state);
         Ok(written)
     }
 
@@ -292,6 +300,20 @@ impl Sink for Mmm {
 }
 
 impl Mmm {
+    /// Says that a clock is far ahead: of two writes that did not know of each other, the one with it wins. Nothing is refused for that.
+    fn look_at_clock(&self, state: &mut State) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(i64::MAX, |now| now.as_millis() as i64);
+        let ahead = state.stored().map_or(0, |marker| marker.clock.saturating_sub(now)) / 1000;
+        if ahead > FAST && state.told_of_clock.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+            state.told_of_clock = Some(Instant::now());
+            warn!(
+                route = self.route,
+                node = self.peer.settings.link.node,
+                "the clock of the writes that come is {ahead} s ahead of this machine: until then they win over concurrent ones. Look at the clocks of all machines (NTP)"
+            );
+        }
+    }
+
     /// Everything before it is committed, and nothing behind it begun.
     async fn barrier(&self, event: &Event) -> Result<()> {
         if event.op == Op::Gap {

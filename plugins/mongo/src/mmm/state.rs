@@ -1,6 +1,6 @@
 //! What the sink knows while it runs, and the peer itself.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bson::{Document, Timestamp, doc};
 use mongodb::{
@@ -110,6 +110,8 @@ pub(super) struct State {
     pub covered: Option<Timestamp>,
     /// How many events a transaction takes.
     pub most: usize,
+    /// When it was last said that a clock is wrong.
+    pub told_of_clock: Option<Instant>,
 }
 
 impl State {
