@@ -23,10 +23,8 @@ fn oplogue(mesh: &Mesh, arguments: &[&str]) -> Output {
 async fn an_oplog_rolled_over_while_cut_off() {
     let args = vec!["--syncdelay=1".to_owned(), "--setParameter=periodicNoopIntervalSecs=1".to_owned()];
     let small = Mongo::start(MongoOptions { oplog_mb: 16, args, ..Default::default() }).await;
-    let both = vec![
-        End::new("factory", &small, "mongo-oplog").await,
-        End::new("cloud", shared(1).await, "mongo-oplog").await,
-    ];
+    let both =
+        vec![End::new("factory", &small, "mongo-oplog").await, End::new("cloud", shared(1).await, "mongo-oplog").await];
     let mut mesh = Mesh::new(both, &[(0, 1), (1, 0)], "");
     mesh.router.start();
     for n in 0..3 {

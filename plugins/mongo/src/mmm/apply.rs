@@ -36,8 +36,6 @@ pub(super) struct Tactics {
     whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
     pub is_behind: bool,
-    /// A concurrent write was too new once already.
-    has_looked_again: bool,
     /// By event, the unique values for which the peer has refused it.
     pub asks: HashMap<EventId, Vec<Ask>>,
     /// The documents that met over them.
@@ -162,6 +160,7 @@ impl Peer {
                     let hash = Window::hash(&event.ns, key);
                     if let Verdict::Remote(conflict) = &verdict {
                         writes.beaten.push((hash, conflict.upto));
+                        subject.must_change |= conflict.is_new;
                     }
                     let now = subject.now.take();
                     let link = &self.settings.link;
@@ -226,6 +225,9 @@ impl Peer {
         if !tactics.asks.is_empty() {
             self.contests(transaction, state, events, (sight, marker), tactics, &mut subjects, &mut writes).await?;
         }
+        if subjects.all().any(|subject| subject.must_change && !subject.is_changed()) {
+            return Err(Failure::Again(Error::transient("another writer was in the way")).into());
+        }
         writes.outcome.conflicts = writes.records.len() as u64 - writes.outcome.refused;
         let stamp = self.settings.stamp.as_ref();
         let finish = |n: usize, document: &RawDocument| match stamp {
@@ -276,12 +278,6 @@ impl Peer {
             // An earlier event of this transaction may have won already.
             let won = beaten.get(&hash).copied();
             let verdict = verdict(&self.settings, state, event, hash, (sight, n), won)?;
-            if matches!(verdict, Verdict::TooNew) {
-                // At once; but behind a writer that never rests, with waits.
-                let again = std::mem::replace(&mut tactics.has_looked_again, true);
-                let busy = || Failure::Again(Error::transient("another writer was in the way"));
-                return Err(if again { Retry::Failure(busy()) } else { Retry::Otherwise });
-            }
             if let Verdict::Remote(conflict) = &verdict {
                 beaten.insert(hash, conflict.upto);
             }

@@ -55,7 +55,6 @@ pub(super) fn apply(
 ) -> Result<Now> {
     let conflict = match verdict {
         Verdict::Stale => return Ok(Now::Same),
-        Verdict::TooNew => return Err(Error::bug("a verdict that is none")),
         Verdict::Removed => return Ok(Now::Homeless),
         Verdict::Apply => return alone(event, now, whole, is_unknown),
         Verdict::Remote(conflict) | Verdict::Local(conflict) if event.op == Op::Delete && now.is_none() => {

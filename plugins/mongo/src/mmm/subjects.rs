@@ -17,6 +17,8 @@ pub(super) struct Subject {
     pub event: usize,
     /// It goes before any other is written, and is written anew if it stays: another takes its unique value.
     pub makes_room: bool,
+    /// A write that has lost may be newer than the snapshot: not to write the document would let it stay.
+    pub must_change: bool,
 }
 
 impl Subject {
@@ -41,7 +43,15 @@ impl Subjects {
         let place = self.all.len();
         self.places.entry((ns.clone(), hash_key(key))).or_default().push(place);
         let key = key.to_owned();
-        self.all.push(Subject { ns: ns.clone(), key, before: None, now: None, event: 0, makes_room: false });
+        self.all.push(Subject {
+            ns: ns.clone(),
+            key,
+            before: None,
+            now: None,
+            event: 0,
+            makes_room: false,
+            must_change: false,
+        });
         place
     }
 

@@ -26,8 +26,6 @@ pub(super) enum Verdict {
     Local(Conflict),
     /// The collection is gone here.
     Removed,
-    /// A concurrent write is so new that it may lie behind the snapshot of the transaction: look again in another one.
-    TooNew,
 }
 
 /// A conflict and the greatest of the writes that the change met.
@@ -38,6 +36,8 @@ pub(super) struct Conflict {
     pub write: Write,
     /// The last of them.
     pub upto: Timestamp,
+    /// Some of them may lie behind the snapshot of the transaction. The server says so when their document is written, and only then.
+    pub is_new: bool,
 }
 
 /// What the `n`-th event that `sight` is about meets. Up to `beaten` the writes here have lost already.
@@ -63,13 +63,10 @@ pub(super) fn verdict(
     if live.is_empty() {
         return Ok(Verdict::Apply);
     }
-    if live.iter().any(|write| write.time > sight.known) {
-        return Ok(Verdict::TooNew);
-    }
     if live.iter().any(|write| write.saw_us.is_some_and(|upto| event.time <= upto)) {
         return Ok(Verdict::Stale);
     }
-    judge(settings, window, event, clock, &live, "a document was changed")
+    judge(settings, window, event, (clock, sight.known), &live, "a document was changed")
 }
 
 /// Which of an event and the writes of another document, which has a unique value that the event gives too, stays. `None`: the event
@@ -90,14 +87,14 @@ pub(super) fn over_value(
     if live.is_empty() {
         return Ok(None);
     }
-    judge(settings, window, event, clock, &live, "a unique value was given away").map(Some)
+    judge(settings, window, event, (clock, sight.known), &live, "a unique value was given away").map(Some)
 }
 
 fn judge(
     settings: &Settings,
     window: &Window,
     event: &Event,
-    clock: i64,
+    (clock, known): (i64, Timestamp),
     live: &[&Write],
     what: &str,
 ) -> Result<Verdict> {
@@ -121,6 +118,7 @@ fn judge(
         node: theirs.node.to_owned(),
         write: greatest.clone(),
         upto: live.iter().map(|write| write.time).max().unwrap_or(greatest.time),
+        is_new: live.iter().any(|write| write.time > known),
     };
     Ok(match compare(policy, &settings.priority, ours, theirs) {
         Ordering::Less => Verdict::Local(conflict),
