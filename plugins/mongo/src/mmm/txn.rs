@@ -85,7 +85,8 @@ impl Reply {
 /// server would keep that for a minute, and with it the marker.
 pub(super) struct Session {
     slot: Mutex<Option<ClientSession>>,
-    /// Whose transaction is neither committed nor aborted, since when. Of a call that was dropped meanwhile the server does not hear.
+    /// Whose transaction is neither committed nor aborted, since when: the server does not hear of it when the connection is lost, or the
+    /// call dropped. It holds the marker, and documents that applications want to write.
     open: Mutex<Vec<(Uuid, Instant)>>,
     acknowledgment: Acknowledgment,
 }
@@ -207,7 +208,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Gives it up. What the server does not hear of it gives up by itself.
+    /// Gives it up. Where the server does not hear of it, it is ended when the server is there again.
     pub async fn abort(mut self) {
         if let Ok(Ok(())) = answered(self.session.abort_transaction().into_future()).await {
             self.slot.give_back(self.session);
