@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
-use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
+use oplogue_api::{Doc, Error, Event, EventId, Namespace, Op, Position, Result, hash_key};
 
 use super::{
     arbiter,
@@ -17,6 +17,8 @@ use super::{
     statements::{Applied, Commands, Kind, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
+    unique::Ask,
+    unsettled::Unsettled,
     verdict::{Earlier, Verdict, verdict},
     window::Window,
     word::{Word, Words, is_word},
@@ -39,12 +41,16 @@ pub(super) struct Tactics {
     whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
     pub is_behind: bool,
-    /// A concurrent write was too new once already.
+    /// What is to be merged met a concurrent write that was too new, once already.
     has_looked_again: bool,
     /// What the peer merges here, and says again.
     again: Words,
     /// What is left out here, and waits for the word of the arbiter.
     waits: Words,
+    /// By event, the unique values for which the peer has refused it.
+    pub asks: HashMap<EventId, Vec<Ask>>,
+    /// The documents that met over them.
+    pub met: Unsettled,
 }
 
 /// A document that only the origin knows.
@@ -97,6 +103,7 @@ impl Peer {
         }
         marker.session = self.session.id(self.client().await?).await?;
         let has_spoken = !state.marker()?.again.is_empty();
+        marker.unsettled.merge(&tactics.met);
         if let Some(window) = &mut state.window {
             if has_spoken {
                 // What the last words were about is still needed, which only the log says.
@@ -111,6 +118,9 @@ impl Peer {
                 // From here on it may be there, whatever we hear.
                 state.is_certain = false;
                 transaction.commit().await?;
+                if sight.stream.settles {
+                    sight.stream.unsettled.merge(&tactics.met);
+                }
                 state.committed(marker, sight.stream, writes.taken.into_iter());
                 for (hash, upto) in writes.beaten {
                     state.beaten.insert(hash, upto);
@@ -177,6 +187,7 @@ impl Peer {
                     let hash = Window::hash(&event.ns, key);
                     if let Verdict::Remote(conflict) = &verdict {
                         writes.beaten.push((hash, conflict.upto));
+                        subject.must_change |= conflict.is_new;
                     }
                     let now = subject.now.take();
                     let link = &self.settings.link;
@@ -242,6 +253,12 @@ impl Peer {
         if !wanted.is_empty() {
             self.fetch(wanted, tactics).await?;
             return Err(Retry::Otherwise);
+        }
+        if !tactics.asks.is_empty() {
+            self.contests(transaction, state, events, (sight, marker), tactics, &mut subjects, &mut writes).await?;
+        }
+        if subjects.all().any(|subject| subject.must_change && !subject.is_changed()) {
+            return Err(Failure::Again(Error::transient("another writer was in the way")).into());
         }
         writes.outcome.conflicts = writes.records.len() as u64 - writes.outcome.refused;
         let stamp = self.settings.stamp.as_ref();
@@ -347,7 +364,12 @@ impl Peer {
     }
 
     /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.
-    async fn mark(&self, transaction: &mut Transaction<'_>, state: &mut State, marker: &Marker) -> Result<(), Retry> {
+    pub(super) async fn mark(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        marker: &Marker,
+    ) -> Result<(), Retry> {
         let before = state.marker()?;
         let filter = doc! {
             "_id": before.link.marker_id(before.lane),
@@ -371,7 +393,7 @@ impl Peer {
         })
     }
 
-    async fn read(&self, transaction: &mut Transaction<'_>, subjects: &mut Subjects) -> Result<(), Retry> {
+    pub(super) async fn read(&self, transaction: &mut Transaction<'_>, subjects: &mut Subjects) -> Result<(), Retry> {
         if subjects.is_empty() {
             return Ok(());
         }

@@ -116,7 +116,7 @@ pub(super) fn verdict(
         return Ok(Verdict::TooNew);
     }
     if event.wall.is_none() {
-        return Err(verdict::no_clock(event));
+        return Err(verdict::no_clock(event, "a document was changed"));
     }
     let theirs = ranked(window, greatest);
     let conflict = Conflict {
@@ -124,6 +124,7 @@ pub(super) fn verdict(
         node: theirs.node.to_owned(),
         write: greatest.clone(),
         upto: last.unwrap_or(greatest.time),
+        is_new: false,
     };
     let ours = Ranked { node: &settings.link.node, clock, is_delete: event.op == Op::Delete };
     let is_less = |other| compare(policy, &settings.priority, ours, other) == Ordering::Less;

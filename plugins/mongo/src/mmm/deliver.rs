@@ -33,7 +33,9 @@ pub(super) const MOST: usize = 1000;
 /// More namespaces than this are not remembered at once (I6).
 const MOST_NAMESPACES: usize = 10_000;
 /// How often a transaction is tried before the engine hears of it. With the waits between, some seconds.
-const TRIES: u32 = 12;
+pub(super) const TRIES: u32 = 12;
+/// For so long at most: where the peer cannot be reached each try takes its time.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long what a change follows from is waited for. Then its document is taken whole.
 const CAUSES: Duration = Duration::from_secs(1);
 
@@ -43,7 +45,7 @@ impl Mmm {
         let mut total = Outcome::default();
         let mut rest: Vec<Range<usize>> = chunks(events, state.most);
         rest.reverse();
-        let mut tries = 0;
+        let (mut tries, mut since) = (0, Instant::now());
         let mut tactics = Tactics::default();
         while let Some(range) = rest.pop() {
             if !state.is_certain {
@@ -79,7 +81,7 @@ impl Mmm {
                     total.applied += outcome.applied;
                     total.conflicts += outcome.conflicts;
                     total.refused += outcome.refused;
-                    tries = 0;
+                    (tries, since) = (0, Instant::now());
                     tactics = Tactics::default();
                     state.most = (state.most * 2).min(MOST);
                 }
@@ -90,7 +92,7 @@ impl Mmm {
                 }
                 Err(Retry::Failure(Failure::Again(e))) => {
                     tries += 1;
-                    if tries >= TRIES {
+                    if tries >= TRIES || since.elapsed() > PATIENCE {
                         return Err(e);
                     }
                     // Small transactions get through where large ones do not, and hold up a local writer for less time.

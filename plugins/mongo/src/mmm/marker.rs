@@ -12,7 +12,7 @@
 use bson::{Binary, Bson, DateTime, Document, Timestamp, Uuid, doc, spec::BinarySubtype};
 use oplogue_api::{Doc, EventId, Position};
 
-use super::word::Word;
+use super::{unsettled::Unsettled, word::Word};
 
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +64,8 @@ pub(crate) struct Marker {
     pub again: Vec<Word>,
     /// What the peer has left out in this transaction, and waits for the word of the arbiter on.
     pub waits: Vec<Word>,
+    /// The documents that met over a unique value in this transaction; in the marker of the link that settles them, all that are not settled yet.
+    pub unsettled: Unsettled,
     /// What the writer needs to go on.
     pub log: LogState,
 }
@@ -110,6 +112,9 @@ impl Marker {
                 document.insert(name, words.iter().map(Word::encode).collect::<Vec<_>>());
             }
         }
+        if !self.unsettled.is_empty() {
+            document.insert("unsettled", self.unsettled.encode());
+        }
         document
     }
 
@@ -155,6 +160,7 @@ impl Marker {
             writes: stored.get_binary_generic("writes").ok()?.clone(),
             again: words("again")?,
             waits: words("waits")?,
+            unsettled: Unsettled::decode(stored.get("unsettled")),
             log: LogState {
                 clock: integer(log.get("clock")?)?,
                 since: log.get_timestamp("since").ok()?,
@@ -200,6 +206,7 @@ mod tests {
             writes: vec![1; 24],
             again: vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(6), fields: Some(vec![]) }],
             waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7), fields: None }],
+            unsettled: Unsettled::default(),
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };
         let document = marker.encode();

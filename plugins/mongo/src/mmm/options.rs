@@ -236,9 +236,9 @@ impl Settings {
         })
     }
 
-    /// Whether a namespace is replicated.
+    /// Whether a namespace is replicated; of one without a collection, whether anything of the database is.
     pub fn wants(&self, ns: &Namespace) -> bool {
-        !ns.is_system() && self.namespaces.as_ref().is_none_or(|globs| globs.matches(ns.as_str()))
+        !ns.is_system() && self.namespaces.as_ref().is_none_or(|globs| globs.wants(ns))
     }
 
     /// Whether the node that is read wins where nothing else tells versions apart. The link back says the opposite.

@@ -93,6 +93,7 @@ impl Sight {
             writes: self.writes.clone(),
             again,
             waits,
+            unsettled: self.stream.unsettled.clone(),
             log: LogState { clock: self.stream.clock, ..before.log },
             ..before
         })

@@ -43,6 +43,16 @@ impl Command {
         body
     }
 
+    /// The whole document that a statement writes, if it does.
+    pub fn document(&self, statement: usize) -> Option<&RawDocument> {
+        let statement = self.statements.get(statement)?;
+        match self.kind {
+            Kind::Insert => Some(statement),
+            Kind::Update => statement.get_document("u").ok(),
+            Kind::Delete => None,
+        }
+    }
+
     /// How many documents it must find: an update of a document that is not there is a conflict. A delete is none.
     pub fn must_find(&self) -> Option<i64> {
         (self.kind == Kind::Update).then_some(self.statements.len() as i64)

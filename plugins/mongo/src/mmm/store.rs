@@ -19,6 +19,7 @@ use super::{
     sink::{fenced, load},
     state::{Peer, State, newest},
     txn::end_session,
+    unsettled::Unsettled,
 };
 use crate::{
     client::answered,
@@ -71,6 +72,7 @@ impl Store {
             writes: Vec::new(),
             again: Vec::new(),
             waits: Vec::new(),
+            unsettled: Unsettled::default(),
             log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
         })
     }
@@ -197,6 +199,7 @@ impl CheckpointStore for Store {
                 writes: Vec::new(),
                 again: Vec::new(),
                 waits: Vec::new(),
+                unsettled: state.stream.unsettled.clone(),
                 ..known.clone()
             };
             if self.replace(&known, &marker).await? {

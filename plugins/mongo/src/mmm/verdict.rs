@@ -31,7 +31,7 @@ pub(super) enum Verdict {
     Wait,
     /// The collection is gone here.
     Removed,
-    /// A concurrent write is so new that it may lie behind the snapshot of the transaction: look again in another one.
+    /// A concurrent write to merge with is so new that it may lie behind the snapshot of the transaction: look again in another one.
     TooNew,
 }
 
@@ -43,6 +43,8 @@ pub(super) struct Conflict {
     pub write: Write,
     /// The last of them.
     pub upto: Timestamp,
+    /// Some of them may lie behind the snapshot of the transaction. The server says so when their document is written, and only then.
+    pub is_new: bool,
 }
 
 /// What earlier changes of the same document in the same transaction have led to.
@@ -80,27 +82,58 @@ pub(super) fn verdict(
     if live.is_empty() {
         return Ok(Verdict::Apply);
     }
-    if live.iter().any(|write| write.time > sight.known) {
-        return Ok(Verdict::TooNew);
-    }
     if live.iter().any(|write| write.saw_us.is_some_and(|upto| event.time <= upto)) {
         return Ok(Verdict::Stale);
     }
+    judge(settings, window, event, (clock, sight.known), &live, "a document was changed")
+}
+
+/// Which of an event and the writes of another document, which has a unique value that the event gives too, stays. `None`: the event
+/// knew of all of them.
+pub(super) fn over_value(
+    settings: &Settings,
+    state: &State,
+    event: &Event,
+    holder: u64,
+    (sight, n): (&Sight, usize),
+) -> Result<Option<Verdict>> {
+    let (clock, seen) = sight.of(n);
+    let policy = settings.policy(&event.ns);
+    let Some(window) = state.window.as_ref().filter(|_| policy.conflicts != Conflicts::Origin) else { return Ok(None) };
+    let beaten = state.beaten.get(&holder).copied();
+    let all = window.concurrent(holder, seen).filter(|write| write.op != Op::Delete);
+    let live: Vec<&Write> = all.filter(|write| beaten.is_none_or(|upto| write.time > upto)).collect();
+    if live.is_empty() {
+        return Ok(None);
+    }
+    judge(settings, window, event, (clock, sight.known), &live, "a unique value was given away").map(Some)
+}
+
+fn judge(
+    settings: &Settings,
+    window: &Window,
+    event: &Event,
+    (clock, known): (i64, Timestamp),
+    live: &[&Write],
+    what: &str,
+) -> Result<Verdict> {
+    let policy = settings.policy(&event.ns);
     if policy.conflicts == Conflicts::Stop {
-        return Err(Error::operator(format!("a document of {} was changed at both sides, and conflicts = \"stop\"", event.ns))
+        return Err(Error::operator(format!("{what} at both sides in {}, and conflicts = \"stop\"", event.ns))
             .hint("make both sides equal (`oplogue verify` shows where they differ), then choose a policy, or go on behind it with `oplogue position set FILE ROUTE --now`"));
     }
     if event.wall.is_none() {
-        return Err(no_clock(event));
+        return Err(no_clock(event, what));
     }
     let ours = Ranked { node: &settings.link.node, clock, is_delete: event.op == Op::Delete };
-    let Some(greatest) = greatest(settings, policy, window, &live) else { return Ok(Verdict::Apply) };
+    let Some(greatest) = greatest(settings, policy, window, live) else { return Ok(Verdict::Apply) };
     let theirs = ranked(window, greatest);
     let conflict = Conflict {
         kind: kind(greatest.op, event.op),
         node: theirs.node.to_owned(),
         write: greatest.clone(),
         upto: live.iter().map(|write| write.time).max().unwrap_or(greatest.time),
+        is_new: live.iter().any(|write| write.time > known),
     };
     Ok(match compare(policy, &settings.priority, ours, theirs) {
         Ordering::Less => Verdict::Local(conflict),
@@ -108,12 +141,9 @@ pub(super) fn verdict(
     })
 }
 
-pub(super) fn no_clock(event: &Event) -> Error {
-    Error::operator(format!(
-        "a document of {} was changed at both sides, and the source gives no wall clock to compare",
-        event.ns
-    ))
-    .hint("use a source of type mongo-oplog, or MongoDB 6.0 or later")
+pub(super) fn no_clock(event: &Event, what: &str) -> Error {
+    Error::operator(format!("{what} at both sides in {}, and the source gives no wall clock to compare", event.ns))
+        .hint("use a source of type mongo-oplog, or MongoDB 6.0 or later")
 }
 
 pub(super) fn ranked<'a>(window: &'a Window, write: &Write) -> Ranked<'a> {

@@ -25,6 +25,7 @@ use super::{
     paths::FieldPath,
     seen::{Seen, hybrid},
     state::{FIRST_SIDE_LANE, is_marker},
+    unsettled::Unsettled,
     word::Word,
 };
 use crate::{
@@ -98,6 +99,8 @@ pub(super) struct Window {
     pub ours: Vec<(Timestamp, Timestamp)>,
     /// For each node that writes here too, how far its log is applied.
     applied: Seen,
+    /// What other links have told of documents that met over a unique value.
+    pub met: Unsettled,
 }
 
 impl Window {
@@ -118,6 +121,7 @@ impl Window {
             removed: Vec::new(),
             ours: Vec::new(),
             applied: Seen::default(),
+            met: Unsettled::default(),
         }
     }
 
@@ -320,6 +324,7 @@ impl Window {
                     && found.lane < FIRST_SIDE_LANE
                 {
                     self.note_applied(&found);
+                    self.met.merge(&found.unsettled);
                 }
                 if event.txn.is_some() && found.link.peer == self.link.peer {
                     for word in &found.again {

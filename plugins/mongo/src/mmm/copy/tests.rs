@@ -85,6 +85,7 @@ impl Pair {
                 writes: vec![],
                 again: vec![],
                 waits: vec![],
+                unsettled: Default::default(),
                 log: LogState { clock: 0, since: zero, since_clock: 0 },
             },
             mode,

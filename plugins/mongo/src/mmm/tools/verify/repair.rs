@@ -171,6 +171,7 @@ async fn marker(pair: &Pair, winner: usize) -> Result<Marker> {
         writes: Vec::new(),
         again: Vec::new(),
         waits: Vec::new(),
+        unsettled: Default::default(),
         log: LogState { clock: 0, since: zero, since_clock: 0 },
     });
     Ok(Marker {
