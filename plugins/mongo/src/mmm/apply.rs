@@ -8,7 +8,7 @@ use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
 use super::{
     document::{self, Now, Whole, Why},
     marker::Marker,
-    names,
+    names, nested,
     origin::{Documents, as_bson, raw},
     records,
     sight::Sight,
@@ -122,6 +122,8 @@ impl Peer {
         let mut subjects = Subjects::default();
         let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
         self.read(transaction, &mut subjects).await?;
+        let is_statement = |n: usize| matches!(plans[n], Plan::Statement(..)) && self.settings.stamp.is_none();
+        let mut nested = nested::statements(transaction, events, is_statement, tactics).await?;
 
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
@@ -135,6 +137,7 @@ impl Peer {
                     true
                 }
                 Plan::Statement(kind, statement) => {
+                    let statement = nested.remove(&n).unwrap_or(statement);
                     commands.push(n, &event.ns, key, state.serial.contains(&event.ns), kind, statement);
                     true
                 }

@@ -10,6 +10,7 @@ mod deliver;
 mod document;
 pub(crate) mod marker;
 pub(crate) mod names;
+mod nested;
 mod options;
 mod origin;
 mod rank;

@@ -245,16 +245,19 @@ impl Window {
         Ok(())
     }
 
-    /// Of our own transactions, only the marker.
+    /// Of our own transactions, only the marker. Most entries are plain: of those only `op` is looked at.
     fn command(&self) -> Document {
-        let first = |field: &str| doc! {"$arrayElemAt": [format!("$o.applyOps.{field}"), 0]};
+        let first = doc! {"$arrayElemAt": ["$o.applyOps", 0]};
         let ours = doc! {"$and": [
+            {"$eq": ["$op", "c"]},
             {"$eq": ["$ns", "admin.$cmd"]},
-            {"$eq": [first("ns"), oplogue_api::MARKERS]},
-            {"$eq": [first("o.node"), &self.link.node]},
-            {"$eq": [first("o.peer"), &self.link.peer]},
+            {"$let": {"vars": {"first": &first}, "in": {"$and": [
+                {"$eq": ["$$first.ns", oplogue_api::MARKERS]},
+                {"$eq": ["$$first.o.node", &self.link.node]},
+                {"$eq": ["$$first.o.peer", &self.link.peer]},
+            ]}}},
         ]};
-        let marker = doc! {"applyOps": [{"$arrayElemAt": ["$o.applyOps", 0]}]};
+        let marker = doc! {"applyOps": [first]};
         doc! {
             "find": "oplog.rs",
             "filter": {"ts": {"$gte": self.at}},
