@@ -80,6 +80,12 @@ impl Site {
         Ok(Site { name, uri: uri.to_owned(), client, pid })
     }
 
+    /// Has the server write what it holds in memory, so that no run pays for what was written before it.
+    async fn settle(&self) -> Result<(), Failure> {
+        self.client.database("admin").run_command(doc! {"fsync": 1}).await?;
+        Ok(())
+    }
+
     /// The newest entry of the log.
     pub async fn now(&self) -> Result<Timestamp, Failure> {
         let reply =
@@ -120,6 +126,7 @@ async fn loaded(
 ) -> Result<Measured, Failure> {
     for site in [factory, cloud] {
         site.prepare(db).await?;
+        site.settle().await?;
     }
     let from = cloud.now().await?;
     let ticks = ticks()?;
@@ -159,6 +166,9 @@ async fn replicated(
     ours.load(&factory.client, db, false).await?;
     if let Some(theirs) = theirs {
         theirs.load(&cloud.client, db, false).await?;
+    }
+    for site in [factory, cloud] {
+        site.settle().await?;
     }
     let written = factory.entries(at_factory).await?;
     let (to_factory, from) = (factory.now().await?, cloud.now().await?);

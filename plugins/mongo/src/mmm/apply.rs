@@ -38,6 +38,17 @@ pub(super) struct Tactics {
     has_looked_again: bool,
 }
 
+impl Tactics {
+    /// A concurrent write may lie behind the snapshot: the next one has it for certain. At once; but behind a writer that never
+    /// rests, with waits.
+    pub fn look_again(&mut self) -> Retry {
+        match std::mem::replace(&mut self.has_looked_again, true) {
+            false => Retry::Otherwise,
+            true => Failure::Again(Error::transient("another writer was in the way")).into(),
+        }
+    }
+}
+
 /// A document that only the origin knows.
 struct Wanted {
     ns: Namespace,
@@ -115,12 +126,30 @@ impl Peer {
         tactics: &mut Tactics,
     ) -> Result<Writes, Retry> {
         self.mark(transaction, state, marker).await?;
-        if let Some(window) = &mut state.window {
-            window.pull(self.client().await?).await?;
-        }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
-        let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        let mut plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        if state.window.is_some() && subjects.is_empty() {
+            return self.write_meanwhile(transaction, state, events, sight, (plans, subjects, writes), tactics).await;
+        }
+        if let Some(window) = &mut state.window {
+            window.pull(self.client().await?).await?;
+            (writes, subjects) = Default::default();
+            plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        }
+        self.carry_out(transaction, state, events, sight, (plans, subjects, writes), tactics).await
+    }
+
+    /// The writes behind the marker.
+    pub(super) async fn carry_out(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        events: &[Event],
+        sight: &Sight,
+        (plans, mut subjects, mut writes): Planned,
+        tactics: &mut Tactics,
+    ) -> Result<Writes, Retry> {
         self.read(transaction, &mut subjects).await?;
         let is_statement = |n: usize| matches!(plans[n], Plan::Statement(..)) && self.settings.stamp.is_none();
         let mut nested = nested::statements(transaction, events, is_statement, tactics).await?;
@@ -267,10 +296,7 @@ impl Peer {
             let won = beaten.get(&hash).copied();
             let verdict = verdict(&self.settings, state, event, hash, (sight, n), won)?;
             if matches!(verdict, Verdict::TooNew) {
-                // At once; but behind a writer that never rests, with waits.
-                let again = std::mem::replace(&mut tactics.has_looked_again, true);
-                let busy = || Failure::Again(Error::transient("another writer was in the way"));
-                return Err(if again { Retry::Failure(busy()) } else { Retry::Otherwise });
+                return Err(tactics.look_again());
             }
             if let Verdict::Remote(conflict) = &verdict {
                 beaten.insert(hash, conflict.upto);
@@ -362,15 +388,18 @@ impl Peer {
 pub(super) struct Writes {
     pub outcome: Outcome,
     pub records: Vec<Document>,
-    pub tombstones: Vec<Document>,
+    pub tombstones: Vec<RawDocumentBuf>,
     /// The documents that were taken whole from the origin, and what is in them.
     taken: HashMap<Place, Timestamp>,
     /// By hash, up to when writes of the peer have lost.
     beaten: Vec<(u64, Timestamp)>,
 }
 
+/// What is to be done with each event, the documents that are read for it, and what is known to be written beside.
+pub(super) type Planned = (Vec<Plan>, Subjects, Writes);
+
 /// What is to be done with an event.
-enum Plan {
+pub(super) enum Plan {
     Nothing,
     Statement(Kind, RawDocumentBuf),
     /// Outside of the transaction: its collection takes none.

@@ -9,6 +9,7 @@ mod ddl;
 mod deliver;
 mod document;
 pub(crate) mod marker;
+mod meanwhile;
 pub(crate) mod names;
 mod nested;
 mod options;

@@ -6,7 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, raw::{CString, cstr}};
+use bson::{
+    Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc,
+    raw::{CString, cstr},
+};
 use oplogue_api::{Change, Error, Event, Namespace, Op, Result, hash_key};
 
 use super::{
@@ -18,9 +21,9 @@ use super::{
 };
 
 /// A question for the shapes of fewer documents costs more than it saves.
-const LEAST: usize = 8;
-/// How many documents are asked about at a time.
-const MOST: usize = 1000;
+const LEAST: usize = 16;
+/// And so do many shapes.
+const MOST_SHAPES: usize = 8;
 
 /// The paths that must lead to objects, or (`true`) to an array.
 type Shape = Vec<(String, bool)>;
@@ -31,8 +34,8 @@ struct Nested {
     shape: Shape,
 }
 
-/// Statements for the events that change nested fields and are the first of their document here, where enough of them expect the
-/// same shape. By event.
+/// Statements for the events that change nested fields and are the first of their document here, where a collection has enough of
+/// them. By event.
 pub(super) async fn statements(
     transaction: &mut Transaction<'_>,
     events: &[Event],
@@ -40,7 +43,7 @@ pub(super) async fn statements(
     tactics: &mut Tactics,
 ) -> Result<HashMap<usize, RawDocumentBuf>, Retry> {
     let mut known = HashSet::new();
-    let mut groups: HashMap<(&Namespace, Shape), Vec<(usize, RawDocumentBuf)>> = HashMap::new();
+    let mut all: HashMap<&Namespace, Vec<(usize, Nested)>> = HashMap::new();
     for (n, event) in events.iter().enumerate() {
         let Some(key) = event.key.as_deref() else { continue };
         // An earlier event may give the document its shape.
@@ -49,24 +52,26 @@ pub(super) async fn statements(
             continue;
         }
         let Some(Change::OplogV2(diff)) = &event.change else { continue };
-        let Some(Nested { operators, shape }) = nested(diff)? else { continue };
-        groups.entry((&event.ns, shape)).or_default().push((n, operators));
+        if let Some(nested) = nested(diff)? {
+            all.entry(&event.ns).or_default().push((n, nested));
+        }
     }
     let mut found = HashMap::new();
-    for ((ns, shape), group) in groups.into_iter().filter(|(_, group)| group.len() >= LEAST) {
-        for some in group.chunks(MOST) {
-            let ids = keys_of(some, events).map(|key| as_bson(id(key)?)).collect::<Result<Vec<_>>>()?;
-            let asked: HashSet<u64> = keys_of(some, events).map(hash_key).collect();
-            let other = transaction.documents(ns.db(), ns.coll(), another_shape(ids, &shape)).await?;
-            // By the collation of the collection an `_id` may be found that was not asked for.
-            let other = other.iter().map(|document| hash_key(document)).filter(|key| asked.contains(key));
-            let other: Vec<_> = other.map(|key| (ns.clone(), key)).collect();
-            if !other.is_empty() {
-                tactics.read.extend(other);
-                return Err(Retry::Otherwise);
-            }
+    let is_worth_it = |some: &[(usize, Nested)]| {
+        let shapes: HashSet<&Shape> = some.iter().map(|(_, nested)| &nested.shape).collect();
+        some.len() >= LEAST && shapes.len() <= MOST_SHAPES
+    };
+    for (ns, some) in all.into_iter().filter(|(_, some)| is_worth_it(some)) {
+        let asked: HashSet<u64> = keys(&some, events).map(hash_key).collect();
+        let other = transaction.documents(ns.db(), ns.coll(), another_shape(&some, events)?).await?;
+        // By the collation of the collection an `_id` may be found that was not asked for.
+        let other = other.iter().map(|document| hash_key(document)).filter(|key| asked.contains(key));
+        let other: Vec<_> = other.map(|key| (ns.clone(), key)).collect();
+        if !other.is_empty() {
+            tactics.read.extend(other);
+            return Err(Retry::Otherwise);
         }
-        for (n, operators) in group {
+        for (n, Nested { operators, .. }) in some {
             let Some(key) = events[n].key.as_deref() else { continue };
             if let Applied::Statement(_, statement) = update(key, operators)? {
                 found.insert(n, statement);
@@ -76,19 +81,28 @@ pub(super) async fn statements(
     Ok(found)
 }
 
-fn keys_of<'a>(some: &'a [(usize, RawDocumentBuf)], events: &'a [Event]) -> impl Iterator<Item = &'a RawDocument> {
+fn keys<'a>(some: &'a [(usize, Nested)], events: &'a [Event]) -> impl Iterator<Item = &'a RawDocument> {
     some.iter().filter_map(|(n, _)| events[*n].key.as_deref())
 }
 
-/// The documents among these that have another shape.
-fn another_shape(ids: Vec<Bson>, shape: &Shape) -> Document {
+/// The documents that have another shape than their event needs.
+fn another_shape(some: &[(usize, Nested)], events: &[Event]) -> Result<Document> {
+    let mut ids: HashMap<&Shape, Vec<Bson>> = HashMap::new();
+    for (n, Nested { shape, .. }) in some {
+        if let Some(key) = events[*n].key.as_deref() {
+            ids.entry(shape).or_default().push(as_bson(id(key)?)?);
+        }
+    }
     // A path would lead into the elements of an array too; an array on the way is another shape.
     let is_object = doc! {"$type": "object", "$not": {"$type": "array"}};
-    let wanted = shape.iter().map(|(path, is_array)| match is_array {
-        true => doc! {path: {"$type": "array"}},
-        false => doc! {path: is_object.clone()},
+    let either = ids.into_iter().map(|(shape, ids)| {
+        let wanted = shape.iter().map(|(path, is_array)| match is_array {
+            true => doc! {path: {"$type": "array"}},
+            false => doc! {path: is_object.clone()},
+        });
+        doc! {"_id": {"$in": ids}, "$nor": [{"$and": wanted.collect::<Vec<_>>()}]}
     });
-    doc! {"_id": {"$in": ids}, "$nor": [{"$and": wanted.collect::<Vec<_>>()}]}
+    Ok(doc! {"$or": either.collect::<Vec<_>>()})
 }
 
 /// `None`: it changes nothing nested, or paths cannot say all of it.

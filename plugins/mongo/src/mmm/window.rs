@@ -110,6 +110,12 @@ impl Window {
         self.at
     }
 
+    /// Whether anything of others came behind that time.
+    pub fn has_entered_since(&self, time: Timestamp) -> bool {
+        let removed = self.removed.iter().map(|(time, _)| *time);
+        removed.chain(self.order.back().map(|(time, _)| *time)).any(|entered| entered > time)
+    }
+
     /// How far the log of another node is applied at the peer, as far as was read.
     pub fn applied(&self) -> &Seen {
         &self.applied
