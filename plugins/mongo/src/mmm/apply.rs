@@ -94,6 +94,10 @@ impl Peer {
         let mut marker = sight.marker(state, position, whole)?;
         marker.session = self.session.id(self.client().await?).await?;
         if let Some(window) = &mut state.window {
+            // Not with documents locked.
+            if window.is_behind() {
+                window.pull(self.client().await?).await?;
+            }
             sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
         }

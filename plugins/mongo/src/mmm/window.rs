@@ -3,7 +3,10 @@
 //! The log is read inside of each transaction, behind its first write, which fixes the snapshot. So every write of others is
 //! either before the snapshot, and known here, or behind it, and then the server refuses our write of the same document.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use bson::{Document, RawDocument, Timestamp, doc};
 use futures_util::StreamExt;
@@ -34,6 +37,9 @@ const WRITE_BYTES: usize = 96;
 /// Seconds of the peer's clock between places in its log from which the window can be made anew.
 const PLACES: u32 = 10;
 
+/// After so long without a look much may have come.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// By hash, the last write of a transaction: time at the origin, clock, whether it is a delete.
 type Exact = HashMap<u64, (Timestamp, i64, bool)>;
 /// The bit of a clock in `writes` that says so.
@@ -60,6 +66,8 @@ pub(super) struct Window {
     link: Link,
     /// The last entry of the log that was read.
     at: Timestamp,
+    /// When it was read to its end.
+    pulled: Option<Instant>,
     /// The greatest clock of the markers up to there.
     clock: i64,
     /// Places from which the window can be made anew, and what `clock` was there.
@@ -84,6 +92,7 @@ impl Window {
         Window {
             link,
             at: since,
+            pulled: None,
             clock,
             clocks: VecDeque::from([(since, clock)]),
             nodes,
@@ -108,6 +117,11 @@ impl Window {
     /// Up to where the log was read.
     pub fn at(&self) -> Timestamp {
         self.at
+    }
+
+    /// Whether there may be much to read.
+    pub fn is_behind(&self) -> bool {
+        self.pulled.is_none_or(|at| at.elapsed() > PAUSE)
     }
 
     /// Whether anything of others came behind that time.
@@ -244,6 +258,7 @@ impl Window {
         if first {
             return Err(gone());
         }
+        self.pulled = Some(Instant::now());
         // A place to begin at again, now and then.
         if self.clocks.back().is_none_or(|(time, _)| self.at.time >= time.time + PLACES) {
             self.clocks.push_back((self.at, self.clock));
