@@ -19,6 +19,7 @@ mod plugin;
 mod registry;
 mod tool;
 mod units;
+mod wire;
 
 pub use change::{Change, Path, PathPart, Update};
 pub use doc::Doc;
