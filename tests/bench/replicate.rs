@@ -97,10 +97,11 @@ impl Site {
         Ok(used(self.pid, plan_ticks)?.0)
     }
 
-    /// Entries of the log behind `from`, without those that change nothing.
+    /// Entries of the log behind `from`, without those that change nothing and the server's list of sessions, which it writes itself
+    /// every five minutes.
     pub async fn entries(&self, from: Timestamp) -> Result<u64, Failure> {
         let log = self.client.database("local").collection::<Document>("oplog.rs");
-        let command = doc! {"ts": {"$gt": from}, "op": {"$ne": "n"}};
+        let command = doc! {"ts": {"$gt": from}, "op": {"$ne": "n"}, "ns": {"$ne": "config.system.sessions"}};
         Ok(log.count_documents(command).await?)
     }
 
