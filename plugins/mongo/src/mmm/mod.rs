@@ -2,6 +2,7 @@
 //! `docs/decisions/replication.md`.
 
 mod apply;
+mod arbiter;
 mod checks;
 mod chunk;
 mod copy;
@@ -14,6 +15,7 @@ pub(crate) mod names;
 mod nested;
 mod options;
 mod origin;
+mod paths;
 mod rank;
 mod records;
 mod seen;
@@ -29,6 +31,7 @@ mod tools;
 mod txn;
 mod verdict;
 mod window;
+pub(crate) mod word;
 mod write;
 
 use std::sync::Arc;
