@@ -8,6 +8,7 @@ mod extjson;
 mod filter;
 mod fingerprint;
 mod null;
+pub mod query;
 mod stdout;
 
 pub use checkpoints::FileStore;

@@ -1,0 +1,525 @@
+//! Documents and queries that meet often: few values of all types, few names, arrays of arrays, documents in arrays.
+
+use bson::{
+    Binary, Bson, DateTime, Document, JavaScriptCodeWithScope, Regex, Timestamp, doc, oid::ObjectId,
+    spec::BinarySubtype,
+};
+use oplogue_testkit::generate::Rng;
+
+fn pick<T: Clone>(rng: &mut Rng, all: &[T]) -> T {
+    all[rng.below(all.len())].clone()
+}
+
+fn decimal(text: &str) -> Bson {
+    Bson::Decimal128(text.parse().unwrap())
+}
+
+fn regex(pattern: &str, options: &str) -> Bson {
+    Bson::RegularExpression(Regex { pattern: pattern.try_into().unwrap(), options: options.try_into().unwrap() })
+}
+
+fn number(rng: &mut Rng) -> Bson {
+    const TWO_53: i64 = 1 << 53;
+    pick(
+        rng,
+        &[
+            Bson::Int32(0),
+            Bson::Double(-0.0),
+            decimal("-0E+3"),
+            Bson::Int32(1),
+            Bson::Int64(1),
+            Bson::Double(1.0),
+            decimal("1.00"),
+            Bson::Int32(2),
+            Bson::Double(1.5),
+            decimal("1.5"),
+            decimal("2.5"),
+            Bson::Double(f64::NAN),
+            decimal("NaN"),
+            Bson::Double(f64::INFINITY),
+            Bson::Double(f64::NEG_INFINITY),
+            decimal("Infinity"),
+            decimal("1E+400"),
+            decimal("-1E-400"),
+            Bson::Int64(TWO_53),
+            Bson::Int64(TWO_53 + 1),
+            Bson::Double(TWO_53 as f64),
+            decimal("9007199254740993"),
+            Bson::Int64(i64::MAX),
+            Bson::Int64(i64::MIN),
+            Bson::Double(9_223_372_036_854_775_808.0),
+            decimal("9223372036854775807"),
+            Bson::Double(0.1),
+            decimal("0.1"),
+            decimal("0.1000000000000000055511151231257827"),
+            Bson::Int32(-1),
+            Bson::Double(-7.9),
+            decimal("-7.9"),
+            Bson::Int32(5),
+            Bson::Int64(20),
+            Bson::Int32(255),
+        ],
+    )
+}
+
+fn text(rng: &mut Rng) -> String {
+    pick(
+        rng,
+        &[
+            "", "a", "b", "ab", "abc", "A", "B", "a\0b", "a\n", "\n", "é", "É", "aé b", "a b", "1", "ſ", "\u{212a}",
+            "_", "\r",
+        ],
+    )
+    .to_owned()
+}
+
+fn binary(subtype: BinarySubtype, bytes: &[u8]) -> Bson {
+    Bson::Binary(Binary { subtype, bytes: bytes.to_vec() })
+}
+
+fn pointer(n: u8) -> Bson {
+    let json = serde_json::json!({"$dbPointer": {"$ref": "d.c", "$id": {"$oid": format!("{n:024}")}}});
+    Bson::try_from(json).unwrap()
+}
+
+/// A value that holds no other.
+pub fn scalar(rng: &mut Rng) -> Bson {
+    match rng.below(22) {
+        0..=6 => number(rng),
+        7..=10 => Bson::String(text(rng)),
+        11 => Bson::Symbol(pick(rng, &["a", "b", ""]).into()),
+        12 | 13 => Bson::Null,
+        14 => Bson::Undefined,
+        15 => Bson::Boolean(rng.chance(0.5)),
+        16 => match rng.below(2) {
+            0 => Bson::DateTime(DateTime::from_millis(rng.below(3) as i64 - 1)),
+            _ => Bson::Timestamp(Timestamp { time: rng.below(2) as u32, increment: 1 + rng.below(2) as u32 }),
+        },
+        17 => Bson::ObjectId(ObjectId::from_bytes([rng.below(2) as u8; 12])),
+        18 => pick(
+            rng,
+            &[
+                binary(BinarySubtype::Generic, &[]),
+                binary(BinarySubtype::Generic, &[1]),
+                binary(BinarySubtype::Generic, &[1, 0x80]),
+                binary(BinarySubtype::Generic, &[0x80; 9]),
+                binary(BinarySubtype::UserDefined(0x80), &[1]),
+                binary(BinarySubtype::Md5, &[1, 0x80]),
+                binary(BinarySubtype::BinaryOld, &[1]),
+                binary(BinarySubtype::Uuid, &[1; 16]),
+            ],
+        ),
+        19 => pick(rng, &[regex("a", ""), regex("a", "i"), regex("^b", ""), regex("b$", "ms"), regex("", "")]),
+        20 => pick(
+            rng,
+            &[
+                Bson::JavaScriptCode("a".into()),
+                Bson::JavaScriptCode("b".into()),
+                Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code: "a".into(), scope: doc! {} }),
+                Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code: "a".into(), scope: doc! {"b": 1} }),
+                pointer(1),
+                pointer(2),
+            ],
+        ),
+        _ => pick(rng, &[Bson::MinKey, Bson::MaxKey]),
+    }
+}
+
+const NAMES: [&str; 6] = ["a", "a", "b", "0", "1", "c"];
+
+fn fields(rng: &mut Rng, depth: usize) -> Document {
+    let mut out = Document::new();
+    for _ in 0..rng.below(4) {
+        out.insert(pick(rng, &NAMES), value(rng, depth));
+    }
+    out
+}
+
+pub fn value(rng: &mut Rng, depth: usize) -> Bson {
+    match rng.below(if depth == 0 { 5 } else { 10 }) {
+        0..=4 => scalar(rng),
+        5 | 6 => Bson::Document(fields(rng, depth - 1)),
+        7 if rng.chance(0.2) => Bson::Document(reference(rng)),
+        _ => Bson::Array((0..rng.below(4)).map(|_| value(rng, depth - 1)).collect()),
+    }
+}
+
+fn reference(rng: &mut Rng) -> Document {
+    let mut out = doc! {"$ref": pick(rng, &["a", "b"]), "$id": number(rng)};
+    if rng.chance(0.3) {
+        out.insert("$db", "a");
+    }
+    out
+}
+
+/// A document of a collection.
+pub fn document(rng: &mut Rng, id: i32) -> Document {
+    let mut out = doc! {"_id": id};
+    for _ in 0..1 + rng.below(4) {
+        out.insert(pick(rng, &NAMES), value(rng, 3));
+    }
+    out
+}
+
+/// Makes queries about documents.
+pub struct Queries<'a> {
+    pub rng: Rng,
+    pub documents: &'a [Document],
+    /// How often something is wrong, from 0 to 1.
+    pub wrong: f64,
+}
+
+impl Queries<'_> {
+    fn below(&mut self, n: usize) -> usize {
+        self.rng.below(n)
+    }
+
+    fn path(&mut self) -> String {
+        const ODD: [&str; 7] = ["", "a.", "a..b", ".a", "a.b.", "a.00", "a.$id"];
+        if self.rng.chance(0.01) {
+            return pick(&mut self.rng, &ODD).into();
+        }
+        let steps = [1, 1, 1, 2, 2, 2, 3, 3, 4][self.below(9)];
+        (0..steps).map(|_| pick(&mut self.rng, &NAMES)).collect::<Vec<_>>().join(".")
+    }
+
+    /// A value out of some document, or a new one.
+    fn value(&mut self) -> Bson {
+        if self.rng.chance(0.4) {
+            return value(&mut self.rng, 2);
+        }
+        let document = &self.documents[self.rng.below(self.documents.len())];
+        let mut at = Bson::Document(document.clone());
+        loop {
+            let inside: Vec<Bson> = match &at {
+                Bson::Document(d) => d.iter().filter(|(name, _)| *name != "_id").map(|(_, v)| v.clone()).collect(),
+                Bson::Array(all) => all.clone(),
+                _ => return at,
+            };
+            if inside.is_empty() || self.rng.chance(0.3) && !matches!(&at, Bson::Document(d) if d.contains_key("_id")) {
+                return at;
+            }
+            at = pick(&mut self.rng, &inside);
+        }
+    }
+
+    fn values(&mut self, most: usize) -> Vec<Bson> {
+        (0..self.below(most + 1)).map(|_| self.value()).collect()
+    }
+
+    fn pattern(&mut self) -> (String, String) {
+        let rng = &mut self.rng;
+        let options: String = ["i", "m", "s", "x"].iter().filter(|_| rng.chance(0.25)).copied().collect();
+        (super::patterns::pattern(rng), options)
+    }
+
+    fn regex(&mut self) -> Bson {
+        if self.rng.chance(0.3) {
+            return pick(&mut self.rng, &[regex("a", ""), regex("a", "i"), regex("^b", "")]);
+        }
+        let (pattern, options) = self.pattern();
+        match Regex::try_from_parts(&pattern, &options) {
+            Some(regex) => Bson::RegularExpression(regex),
+            None => regex("a", "i"),
+        }
+    }
+
+    /// Operators and what they take, as they stand below a field.
+    fn operators(&mut self, depth: usize) -> Document {
+        let mut out = Document::new();
+        for _ in 0..[1, 1, 1, 1, 2, 2, 3][self.below(7)] {
+            let (name, operand) =
+                if self.rng.chance(self.wrong) { self.wrong_operator() } else { self.operator(depth) };
+            if name == "$regex" && self.rng.chance(0.5) {
+                let (_, options) = self.pattern();
+                out.insert("$options", options);
+            }
+            out.insert(name, operand);
+        }
+        out
+    }
+
+    fn operator(&mut self, depth: usize) -> (&'static str, Bson) {
+        match self.below(if depth == 0 { 20 } else { 26 }) {
+            n @ 0..=8 => {
+                let name = ["$eq", "$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$gte", "$lte"][n];
+                let value = if self.rng.chance(0.1) {
+                    pick(&mut self.rng, &[Bson::MinKey, Bson::MaxKey])
+                } else {
+                    self.value()
+                };
+                (name, value)
+            }
+            9 | 10 => {
+                let mut values = self.values(4);
+                if self.rng.chance(0.3) {
+                    values.push(self.regex());
+                }
+                (["$in", "$nin"][self.below(2)], values.into())
+            }
+            11 => {
+                let rng = &mut self.rng;
+                (
+                    "$exists",
+                    pick(
+                        rng,
+                        &[
+                            true.into(),
+                            false.into(),
+                            Bson::Int32(1),
+                            Bson::Double(0.0),
+                            Bson::Null,
+                            "".into(),
+                            decimal("0"),
+                            Bson::Double(f64::NAN),
+                            Bson::Undefined,
+                        ],
+                    ),
+                )
+            }
+            12 => ("$type", self.types()),
+            13 => {
+                let number = |rng: &mut Rng| {
+                    pick(
+                        rng,
+                        &[
+                            Bson::Int32(2),
+                            Bson::Int32(-2),
+                            Bson::Int64(3),
+                            Bson::Double(4.7),
+                            decimal("2.9"),
+                            Bson::Int32(1),
+                            Bson::Int32(-1),
+                            Bson::Int32(7),
+                            Bson::Int64(1 << 40),
+                        ],
+                    )
+                };
+                let divisor = number(&mut self.rng);
+                let remainder = if self.rng.chance(0.6) { Bson::Int32(0) } else { number(&mut self.rng) };
+                ("$mod", vec![divisor, remainder].into())
+            }
+            14 | 15 => {
+                let (pattern, options) = self.pattern();
+                if self.rng.chance(0.3) {
+                    if let Some(regex) = Regex::try_from_parts(&pattern, &options) {
+                        return ("$regex", Bson::RegularExpression(regex));
+                    }
+                }
+                ("$regex", pattern.into())
+            }
+            16 => {
+                let rng = &mut self.rng;
+                (
+                    "$size",
+                    pick(
+                        rng,
+                        &[
+                            Bson::Int32(0),
+                            Bson::Int32(1),
+                            Bson::Int64(2),
+                            Bson::Double(1.0),
+                            decimal("2"),
+                            Bson::Int32(3),
+                        ],
+                    ),
+                )
+            }
+            17 => {
+                let name = ["$bitsAllSet", "$bitsAllClear", "$bitsAnySet", "$bitsAnyClear"][self.below(4)];
+                (name, self.bits())
+            }
+            18 => {
+                let mut values = self.values(3);
+                if self.rng.chance(0.2) {
+                    values.push(self.regex());
+                }
+                ("$all", values.into())
+            }
+            19 => ("$exists", self.rng.chance(0.5).into()),
+            20 | 21 => {
+                let inner = if self.rng.chance(0.2) { self.regex() } else { self.operators(depth - 1).into() };
+                ("$not", inner)
+            }
+            22 => {
+                let matches =
+                    (0..1 + self.below(2)).map(|_| doc! {"$elemMatch": self.elem_match(depth - 1)}).collect::<Vec<_>>();
+                ("$all", matches.into())
+            }
+            _ => ("$elemMatch", self.elem_match(depth - 1).into()),
+        }
+    }
+
+    fn elem_match(&mut self, depth: usize) -> Document {
+        if self.rng.chance(0.5) { self.operators(depth) } else { self.query(depth) }
+    }
+
+    fn types(&mut self) -> Bson {
+        const NAMES: [&str; 22] = [
+            "double",
+            "string",
+            "object",
+            "array",
+            "binData",
+            "undefined",
+            "objectId",
+            "bool",
+            "date",
+            "null",
+            "regex",
+            "dbPointer",
+            "javascript",
+            "symbol",
+            "javascriptWithScope",
+            "int",
+            "timestamp",
+            "long",
+            "decimal",
+            "minKey",
+            "maxKey",
+            "number",
+        ];
+        const CODES: [i32; 21] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, -1, 127];
+        let rng = &mut self.rng;
+        let mut one = || {
+            if rng.chance(0.5) { Bson::from(pick(rng, &NAMES)) } else { number_as(rng, pick(&mut rng.clone(), &CODES)) }
+        };
+        let (first, second) = (one(), one());
+        if self.rng.chance(0.3) { vec![first, second].into() } else { first }
+    }
+
+    fn bits(&mut self) -> Bson {
+        let rng = &mut self.rng;
+        match rng.below(4) {
+            0 => pick(
+                rng,
+                &[
+                    Bson::Int32(0),
+                    Bson::Int32(1),
+                    Bson::Int64(5),
+                    Bson::Double(7.0),
+                    Bson::Int64(i64::MAX),
+                    decimal("4"),
+                ],
+            ),
+            1 => pick(
+                rng,
+                &[
+                    binary(BinarySubtype::Generic, &[1]),
+                    binary(BinarySubtype::Md5, &[0, 0x80]),
+                    binary(BinarySubtype::Generic, &[0, 0, 0, 0, 0, 0, 0, 0x80, 1]),
+                    binary(BinarySubtype::Generic, &[]),
+                ],
+            ),
+            _ => {
+                let positions = [0, 1, 2, 3, 7, 15, 31, 62, 63, 64, 100];
+                let all: Vec<Bson> = (0..rng.below(3))
+                    .map(|_| {
+                        let n = pick(rng, &positions);
+                        number_as(rng, n)
+                    })
+                    .collect();
+                all.into()
+            }
+        }
+    }
+
+    /// An operator that does not exist, or with what it does not take.
+    fn wrong_operator(&mut self) -> (&'static str, Bson) {
+        const NAMES: [&str; 29] = [
+            "$eq",
+            "$ne",
+            "$gt",
+            "$gte",
+            "$lt",
+            "$lte",
+            "$in",
+            "$nin",
+            "$exists",
+            "$type",
+            "$mod",
+            "$regex",
+            "$options",
+            "$size",
+            "$bitsAllSet",
+            "$bitsAnyClear",
+            "$all",
+            "$not",
+            "$elemMatch",
+            "$and",
+            "$gtt",
+            "$where",
+            "$comment",
+            "b",
+            "$expr",
+            "$ref",
+            "$id",
+            "$near",
+            "$geoWithin",
+        ];
+        let name = pick(&mut self.rng, &NAMES);
+        let operand = match self.below(8) {
+            0 => self.regex(),
+            1 => Bson::Undefined,
+            2 => vec![self.regex(), Bson::Undefined].into(),
+            3 => doc! {pick(&mut self.rng, &["$gt", "b", "$elemMatch", "$eq", "$not"]): self.value()}.into(),
+            4 => vec![Bson::from(doc! {pick(&mut self.rng, &["$gt", "b", "$elemMatch", "$ref", "$eq", "$not", "$foo"]): self.value()}), self.value()].into(),
+            5 => number(&mut self.rng),
+            6 => vec![number(&mut self.rng), number(&mut self.rng)].into(),
+            _ => self.value(),
+        };
+        (name, operand)
+    }
+
+    /// A whole query.
+    pub fn query(&mut self, depth: usize) -> Document {
+        let mut out = Document::new();
+        for _ in 0..[1, 1, 1, 2][self.below(4)] {
+            if depth > 0 && self.rng.chance(0.25) {
+                let branches: Vec<Document> = (0..1 + self.below(3)).map(|_| self.query(depth - 1)).collect();
+                out.insert(["$and", "$or", "$nor"][self.below(3)], branches);
+            } else if self.rng.chance(self.wrong / 4.0) {
+                let (name, operand) = self.wrong_operator();
+                out.insert(name, operand);
+            } else if self.rng.chance(0.02) {
+                let extra = [
+                    ("$comment", Bson::from("x")),
+                    ("$alwaysTrue", 1.into()),
+                    ("$alwaysFalse", 1.0.into()),
+                    ("$ref", "a".into()),
+                    ("$id", 1.into()),
+                ];
+                let (name, operand) = pick(&mut self.rng, &extra);
+                out.insert(name, operand);
+            } else {
+                let condition = match self.below(10) {
+                    0 | 1 => self.value(),
+                    2 => self.regex(),
+                    _ => self.operators(depth).into(),
+                };
+                let path = self.path();
+                out.insert(path, condition);
+            }
+        }
+        out
+    }
+}
+
+fn number_as(rng: &mut Rng, n: i32) -> Bson {
+    match rng.below(4) {
+        0 => Bson::Int64(n.into()),
+        1 => Bson::Double(n.into()),
+        2 => decimal(&n.to_string()),
+        _ => Bson::Int32(n),
+    }
+}
+
+trait FromParts: Sized {
+    fn try_from_parts(pattern: &str, options: &str) -> Option<Self>;
+}
+
+impl FromParts for Regex {
+    fn try_from_parts(pattern: &str, options: &str) -> Option<Regex> {
+        Some(Regex { pattern: pattern.try_into().ok()?, options: options.try_into().ok()? })
+    }
+}
