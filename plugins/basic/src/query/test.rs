@@ -21,9 +21,6 @@ impl Operand {
     pub fn new(value: Value<'_>) -> Option<Operand> {
         Some(Operand { kind: value.kind()?, bytes: value.bytes().into() })
     }
-    pub fn kind(&self) -> ElementType {
-        self.kind
-    }
     pub fn value(&self) -> Result<Value<'_>> {
         Value::new(self.kind, &self.bytes)
     }

@@ -125,7 +125,7 @@ pub fn scalar(rng: &mut Rng) -> Bson {
     }
 }
 
-const NAMES: [&str; 6] = ["a", "a", "b", "0", "1", "c"];
+const NAMES: [&str; 7] = ["a", "a", "a", "b", "b", "0", "1"];
 
 fn fields(rng: &mut Rng, depth: usize) -> Document {
     let mut out = Document::new();
@@ -155,7 +155,7 @@ fn reference(rng: &mut Rng) -> Document {
 /// A document of a collection.
 pub fn document(rng: &mut Rng, id: i32) -> Document {
     let mut out = doc! {"_id": id};
-    for _ in 0..1 + rng.below(4) {
+    for _ in 0..2 + rng.below(4) {
         out.insert(pick(rng, &NAMES), value(rng, 3));
     }
     out
@@ -167,6 +167,11 @@ pub struct Queries<'a> {
     pub documents: &'a [Document],
     /// How often something is wrong, from 0 to 1.
     pub wrong: f64,
+    /// Without what servers before 6.0 understood in another way: decimals for `$size`, and whatever is no int32 for `$mod` and
+    /// the operators of bits.
+    pub old: bool,
+    /// What some document has where the path leads.
+    pub hint: Bson,
 }
 
 impl Queries<'_> {
@@ -174,18 +179,46 @@ impl Queries<'_> {
         self.rng.below(n)
     }
 
+    /// A path, most often one that some document has.
     fn path(&mut self) -> String {
         const ODD: [&str; 7] = ["", "a.", "a..b", ".a", "a.b.", "a.00", "a.$id"];
         if self.rng.chance(0.01) {
             return pick(&mut self.rng, &ODD).into();
         }
-        let steps = [1, 1, 1, 2, 2, 2, 3, 3, 4][self.below(9)];
-        (0..steps).map(|_| pick(&mut self.rng, &NAMES)).collect::<Vec<_>>().join(".")
+        if self.rng.chance(0.2) {
+            let steps = [1, 1, 2, 2, 3, 4][self.below(6)];
+            return (0..steps).map(|_| pick(&mut self.rng, &NAMES)).collect::<Vec<_>>().join(".");
+        }
+        let document = &self.documents[self.rng.below(self.documents.len())];
+        let (mut at, mut path) = (Bson::Document(document.clone()), Vec::new());
+        loop {
+            let inside: Vec<(String, Bson)> = match &at {
+                Bson::Document(d) => {
+                    d.iter().filter(|(name, _)| *name != "_id").map(|(n, v)| (n.clone(), v.clone())).collect()
+                }
+                Bson::Array(all) => all.iter().enumerate().map(|(n, v)| (n.to_string(), v.clone())).collect(),
+                _ => break,
+            };
+            if inside.is_empty() || !path.is_empty() && self.rng.chance(0.4) {
+                break;
+            }
+            let (step, value) = pick(&mut self.rng, &inside);
+            // An index may be left out, and what it leads to taken for an element.
+            if !matches!(at, Bson::Array(_)) || self.rng.chance(0.4) {
+                path.push(step);
+            }
+            at = value;
+        }
+        self.hint = at;
+        path.join(".")
     }
 
     /// A value out of some document, or a new one.
     fn value(&mut self) -> Bson {
         if self.rng.chance(0.4) {
+            return self.hint.clone();
+        }
+        if self.rng.chance(0.3) {
             return value(&mut self.rng, 2);
         }
         let document = &self.documents[self.rng.below(self.documents.len())];
@@ -227,7 +260,7 @@ impl Queries<'_> {
     /// Operators and what they take, as they stand below a field.
     fn operators(&mut self, depth: usize) -> Document {
         let mut out = Document::new();
-        for _ in 0..[1, 1, 1, 1, 2, 2, 3][self.below(7)] {
+        for _ in 0..[1, 1, 1, 1, 1, 1, 2, 3][self.below(8)] {
             let (name, operand) =
                 if self.rng.chance(self.wrong) { self.wrong_operator() } else { self.operator(depth) };
             if name == "$regex" && self.rng.chance(0.5) {
@@ -240,7 +273,9 @@ impl Queries<'_> {
     }
 
     fn operator(&mut self, depth: usize) -> (&'static str, Bson) {
-        match self.below(if depth == 0 { 20 } else { 26 }) {
+        let choice = self.below(if depth == 0 { 20 } else { 26 });
+        match choice {
+            13 | 16 | 17 if self.old => ("$size", Bson::Int32(self.below(3) as i32)),
             n @ 0..=8 => {
                 let name = ["$eq", "$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$gte", "$lte"][n];
                 let value = if self.rng.chance(0.1) {
@@ -458,6 +493,9 @@ impl Queries<'_> {
             "$geoWithin",
         ];
         let name = pick(&mut self.rng, &NAMES);
+        if self.old && ["$size", "$mod", "$bitsAllSet", "$bitsAnyClear"].contains(&name) {
+            return (name, "a".into());
+        }
         let operand = match self.below(8) {
             0 => self.regex(),
             1 => Bson::Undefined,
@@ -474,7 +512,7 @@ impl Queries<'_> {
     /// A whole query.
     pub fn query(&mut self, depth: usize) -> Document {
         let mut out = Document::new();
-        for _ in 0..[1, 1, 1, 2][self.below(4)] {
+        for _ in 0..[1, 1, 1, 1, 1, 2][self.below(6)] {
             if depth > 0 && self.rng.chance(0.25) {
                 let branches: Vec<Document> = (0..1 + self.below(3)).map(|_| self.query(depth - 1)).collect();
                 out.insert(["$and", "$or", "$nor"][self.below(3)], branches);
@@ -492,12 +530,12 @@ impl Queries<'_> {
                 let (name, operand) = pick(&mut self.rng, &extra);
                 out.insert(name, operand);
             } else {
+                let path = self.path();
                 let condition = match self.below(10) {
                     0 | 1 => self.value(),
                     2 => self.regex(),
                     _ => self.operators(depth).into(),
                 };
-                let path = self.path();
                 out.insert(path, condition);
             }
         }

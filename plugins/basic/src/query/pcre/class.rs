@@ -221,6 +221,13 @@ fn item(parser: &mut Parser<'_>) -> Read<Item> {
     }))
 }
 
+/// Behind `[`: whether this is `[:alpha:]` by itself.
+pub(super) fn is_stray(parser: &Parser<'_>) -> bool {
+    let Some(sign) = parser.peek().filter(|c| matches!(c, ':' | '.' | '=')) else { return false };
+    let name = parser.rest[1..].split_once(&format!("{sign}]")).map(|(name, _)| name);
+    name.is_some_and(|name| name.bytes().all(|b| b.is_ascii_alphabetic() || b == b'^'))
+}
+
 /// `[:alpha:]`, where it is one: otherwise the bracket is itself.
 fn posix_set(parser: &mut Parser<'_>, caseless: bool) -> Read<Option<String>> {
     let Some(sign) = parser.rest.chars().nth(1) else { return Ok(None) };

@@ -7,7 +7,7 @@ struct Around {
     before: bool,
     /// At least one character is matched behind.
     behind: bool,
-    /// Characters may be matched behind.
+    /// Something other than another `$` may stand behind. Not even a place may: `$` takes the newline that it looks at.
     may_follow: bool,
 }
 
@@ -18,11 +18,12 @@ pub(super) fn translate(ast: &Ast) -> Read<String> {
     Ok(out)
 }
 
-/// Whether at least one character is matched, and whether any may be.
+/// Whether at least one character is matched, and whether there is anything but `$`.
 fn width(ast: &Ast) -> (bool, bool) {
     match ast {
         Ast::One(_) => (true, true),
-        Ast::Place(_) | Ast::LineStart | Ast::End | Ast::NoBoundary => (false, false),
+        Ast::Place(_) | Ast::LineStart | Ast::NoBoundary => (false, true),
+        Ast::End => (false, false),
         Ast::Concat(all) => all.iter().map(width).fold((false, false), |(a, b), (c, d)| (a || c, b || d)),
         Ast::Either(all) => all.iter().map(width).fold((true, false), |(a, b), (c, d)| (a && c, b || d)),
         Ast::Repeat { part, least, most } => {

@@ -50,7 +50,8 @@ pub(super) fn pattern(value: Value<'_>, place: &Place<'_>) -> Result<Pattern, Wr
 
 /// From `$regex` and `$options`.
 pub(super) fn pattern_of(operators: &[Element<'_>], place: &Place<'_>) -> Result<Pattern, Wrong> {
-    let find = |name: &str| operators.iter().find(|e| e.name == name.as_bytes()).map(|e| e.value);
+    let place_of = |name: &str| operators.iter().position(|e| e.name == name.as_bytes());
+    let find = |name: &str| place_of(name).map(|n| operators[n].value);
     let regex = find("$regex").ok_or_else(|| damaged(place))?;
     let (source, own) = match regex.kind() {
         Some(ElementType::String) => (regex.text().unwrap_or_default(), None),
@@ -67,7 +68,8 @@ pub(super) fn pattern_of(operators: &[Element<'_>], place: &Place<'_>) -> Result
         }
         None => None,
     };
-    let beside = beside.filter(|o| !o.is_empty());
+    // As mongod has it: no options are options where they come last.
+    let beside = beside.filter(|o| !o.is_empty() || place_of("$options") > place_of("$regex"));
     if own.is_some() && beside.is_some() {
         return place.wrong("options stand in the regular expression and in `$options`", "leave out one of them");
     }

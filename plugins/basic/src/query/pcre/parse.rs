@@ -98,7 +98,7 @@ impl<'a> Parser<'a> {
         let mut all = Vec::new();
         loop {
             if flags.extended {
-                self.skip_blanks();
+                self.skip_blanks()?;
             }
             match self.peek() {
                 None | Some('|' | ')') => return Ok(Ast::Concat(all)),
@@ -126,18 +126,27 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn skip_blanks(&mut self) {
+    fn skip_blanks(&mut self) -> Read<()> {
         loop {
             self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
             if !self.eat("#") {
-                return;
+                return Ok(());
             }
-            self.rest = self.rest.split_once('\n').map_or("", |(_, rest)| rest);
+            // Servers up to 6.0 take it for one that hides the end of the expression.
+            if self.until("\n").is_none() {
+                return refuse(
+                    "a comment does not end in the regular expression",
+                    "put a newline behind it, write `\\#` for the character itself, or leave out the option `x`",
+                );
+            }
         }
     }
 
     /// One item, without what repeats it; none for what only sets options.
     fn atom(&mut self, flags: &mut Flags) -> Read<Option<Ast>> {
+        if self.rest.starts_with('{') && Parser::at(self.rest).repetition()?.is_some() {
+            return nothing_to_repeat('{');
+        }
         let Some(c) = self.next() else { return Ok(None) };
         Ok(Some(match c {
             '.' if flags.dot_all => Ast::One("(?s:.)".into()),
@@ -146,20 +155,30 @@ impl<'a> Parser<'a> {
             '^' => Ast::Place("\\A".into()),
             '$' if flags.lines => Ast::Place("(?m:$)".into()),
             '$' => Ast::End,
+            '[' if class::is_stray(self) => {
+                return refuse(
+                    "a class such as `[:alpha:]` stands only within another in a regular expression",
+                    "write `[[:alpha:]]`",
+                );
+            }
             '[' => Ast::One(class::class(self, flags.caseless)?),
             '(' => return self.group(flags),
             '\\' => self.escape(flags.caseless)?,
-            '*' | '+' | '?' => {
-                let hint = format!("write `\\{c}` for the character itself");
-                return refuse(format!("`{c}` has nothing before it to repeat in the regular expression"), hint);
-            }
+            '*' | '+' | '?' => return nothing_to_repeat(c),
             c => one(literal(c), flags.caseless),
         }))
     }
 
     fn repeated(&mut self, part: Ast, flags: Flags) -> Read<Ast> {
-        if flags.extended {
-            self.skip_blanks();
+        // What counts for nothing does so between an item and its repetition too.
+        loop {
+            if flags.extended {
+                self.skip_blanks()?;
+            }
+            let is_comment = self.rest.starts_with("(?#") && self.until(")").is_some();
+            if !is_comment && !self.eat("\\E") {
+                break;
+            }
         }
         let Some((least, most)) = self.repetition()? else { return Ok(part) };
         if matches!(part, Ast::Place(_) | Ast::LineStart | Ast::End | Ast::NoBoundary) {
@@ -317,7 +336,9 @@ impl<'a> Parser<'a> {
             'Z' => Ast::End,
             'b' => Ast::Place("(?-u:\\b)".into()),
             'B' => Ast::NoBoundary,
-            'N' if !self.rest.starts_with("N{") => Ast::One("[^\\n]".into()),
+            'N' if !self.rest.starts_with("N{") || Parser::at(&self.rest[1..]).repetition()?.is_some() => {
+                Ast::One("[^\\n]".into())
+            }
             '1'..='9' | 'g' | 'k' => return unsupported(BACK),
             _ => {
                 if let Some(set) = class::shorthand(self)? {
@@ -333,4 +354,9 @@ impl<'a> Parser<'a> {
 
 fn one(text: String, caseless: bool) -> Ast {
     Ast::One(if caseless { format!("(?i:{text})") } else { text })
+}
+
+fn nothing_to_repeat<T>(c: char) -> Read<T> {
+    let hint = format!("write `\\{c}` for the character itself");
+    refuse(format!("`{c}` has nothing before it to repeat in the regular expression"), hint)
 }
