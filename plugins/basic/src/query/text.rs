@@ -106,8 +106,8 @@ const WRAPPERS: &[(&str, &str)] = &[
     ("$dbPointer", r#"{"$dbPointer": {"$ref": "db.c", "$id": {"$oid": "65a1b2c3d4e5f60718293a4b"}}}"#),
 ];
 
-/// Deeper than any query means anything.
-pub(super) const DEEPEST: usize = 200;
+/// Deeper than any query means anything. A level takes about 10 KiB of stack without optimization.
+pub(super) const DEEPEST: usize = 64;
 
 /// The document of a query.
 pub(super) fn document(tree: &Tree) -> Result<RawDocumentBuf, Wrong> {

@@ -13,8 +13,11 @@ pub(super) struct Wrong {
 impl Wrong {
     /// As an error of the option that holds the query.
     pub fn of_option(self, option: &str) -> Error {
-        let at = if self.at.is_empty() { String::new() } else { format!(" at `{}`", self.at) };
-        Error::option(option, format!("`{option}`{at}: {}", self.what)).hint(self.hint)
+        let place = match self.at.as_str() {
+            "" => option.to_owned(),
+            at => format!("{option}.{at}"),
+        };
+        Error::option(&place, format!("`{place}`: {}", self.what)).hint(self.hint)
     }
 }
 
