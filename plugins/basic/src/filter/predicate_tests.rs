@@ -120,7 +120,7 @@ fn wrong_predicates_name_the_option_and_the_place() {
         ("key = 1", Some("key"), "a table"),
         ("changed = []", Some("changed"), "empty"),
         ("changed = ['a..b']", Some("changed"), "`a..b`"),
-        ("missing = 'keep'", Some("missing"), "says nothing"),
+        ("missing = 'drop'", Some("missing"), "says nothing"),
     ] {
         let options = Options::new(text.parse().unwrap());
         let e = (registry.transforms["filter"].build)(&Context::default(), &options).map(drop).unwrap_err();

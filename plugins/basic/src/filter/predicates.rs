@@ -54,7 +54,7 @@ impl Predicates {
             changed: changed.map(Changed::new).transpose()?,
             missing: missing.unwrap_or_default(),
         };
-        if missing.is_some() && all.is_empty() {
+        if all.missing != Missing::Keep && all.is_empty() {
             return Err(Error::option(
                 "missing",
                 "`missing` says nothing without `after`, `before`, `key` or `changed`",

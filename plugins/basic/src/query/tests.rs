@@ -2,6 +2,7 @@ use oplogue_api::{
     ErrorKind,
     bson::{Bson, Document, doc, rawdoc},
 };
+use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
@@ -178,4 +179,31 @@ fn text_that_is_not_utf8_is_compared_by_its_bytes() {
 #[test]
 fn a_query_tells_nothing_by_its_debug_form() {
     assert!(!format!("{:?}", query(r#"{"secret": "hunter2"}"#)).contains("hunter2"));
+}
+
+proptest! {
+    /// No pattern makes the translation panic, and what is taken can be asked.
+    #[test]
+    fn any_pattern_is_taken_or_refused(
+        parts in proptest::collection::vec(
+            prop_oneof![
+                any::<char>().prop_map(String::from),
+                "[\\\\\\[\\](){}*+?|^$.:=!<>#\\-&,PQE0-9a-zé ]{1,3}",
+                Just("[[:alpha:]".to_owned()), Just("\\\\x{".to_owned()), Just("(?i".to_owned()), Just("\\\\p{L".to_owned()),
+            ],
+            0..12,
+        ),
+        options in "[imsx]{0,2}",
+    ) {
+        let document = rawdoc! {"a": {"$regex": parts.concat(), "$options": options}};
+        if let Ok(query) = Query::new("after", document) {
+            query.matches(&rawdoc! {"a": parts.concat()}).unwrap();
+        }
+    }
+
+    /// Nor does any text as a whole.
+    #[test]
+    fn any_text_is_a_query_or_refused(text in "[{}\\[\\]:,\"a-c$0-9.eE\\- ]{0,40}") {
+        let _ = Query::from_json("after", &text);
+    }
 }

@@ -240,17 +240,11 @@ impl Queries<'_> {
         (0..self.below(most + 1)).map(|_| self.value()).collect()
     }
 
-    fn pattern(&mut self) -> (String, String) {
-        let rng = &mut self.rng;
-        let options: String = ["i", "m", "s", "x"].iter().filter(|_| rng.chance(0.25)).copied().collect();
-        (super::patterns::pattern(rng), options)
-    }
-
     fn regex(&mut self) -> Bson {
         if self.rng.chance(0.3) {
             return pick(&mut self.rng, &[regex("a", ""), regex("a", "i"), regex("^b", "")]);
         }
-        let (pattern, options) = self.pattern();
+        let (pattern, options) = super::patterns::with_options(&mut self.rng);
         match Regex::try_from_parts(&pattern, &options) {
             Some(regex) => Bson::RegularExpression(regex),
             None => regex("a", "i"),
@@ -264,7 +258,7 @@ impl Queries<'_> {
             let (name, operand) =
                 if self.rng.chance(self.wrong) { self.wrong_operator() } else { self.operator(depth) };
             if name == "$regex" && self.rng.chance(0.5) {
-                let (_, options) = self.pattern();
+                let (_, options) = super::patterns::with_options(&mut self.rng);
                 out.insert("$options", options);
             }
             out.insert(name, operand);
@@ -335,7 +329,7 @@ impl Queries<'_> {
                 ("$mod", vec![divisor, remainder].into())
             }
             14 | 15 => {
-                let (pattern, options) = self.pattern();
+                let (pattern, options) = super::patterns::with_options(&mut self.rng);
                 if self.rng.chance(0.3) {
                     if let Some(regex) = Regex::try_from_parts(&pattern, &options) {
                         return ("$regex", Bson::RegularExpression(regex));

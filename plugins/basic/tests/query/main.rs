@@ -50,14 +50,42 @@ async fn answer(client: &Client, db: &str, filter: &Document) -> Result<BTreeSet
 /// What is refused here although a server would take it, by the words of the refusal.
 const UNSUPPORTED: &[&str] = &["not supported", "takes values, not operators"];
 
-async fn compare(version: &str, seed: u64, pairs: usize) -> Tally {
+/// What is generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Queries,
+    /// Regular expressions on texts.
+    Patterns,
+}
+
+impl Subject {
+    fn documents(self, rng: &mut Rng) -> Vec<Document> {
+        let one = |n: usize| match self {
+            Subject::Queries => generate::document(rng, n as i32),
+            Subject::Patterns => doc! {"_id": n as i32, "a": patterns::text(rng)},
+        };
+        (0..DOCUMENTS).map(one).collect()
+    }
+
+    fn query(self, queries: &mut Queries<'_>) -> Document {
+        match self {
+            Subject::Queries => queries.query(3),
+            Subject::Patterns => {
+                let (pattern, options) = patterns::with_options(&mut queries.rng);
+                doc! {"a": {"$regex": pattern, "$options": options}}
+            }
+        }
+    }
+}
+
+async fn compare(subject: Subject, version: &str, seed: u64, pairs: usize) -> Tally {
     let client = servers::mongo_version(version).await.client().await;
     let db = unique("query");
     let mut rng = Rng::new(seed);
     let mut tally = Tally::default();
     let mut wrong = Vec::new();
     while tally.pairs < pairs && wrong.len() < 20 {
-        let documents: Vec<Document> = (0..DOCUMENTS).map(|n| generate::document(&mut rng, n as i32)).collect();
+        let documents = subject.documents(&mut rng);
         let raw: Vec<RawDocumentBuf> = documents.iter().map(|d| RawDocumentBuf::try_from(d).unwrap()).collect();
         let collection = client.database(&db).collection::<RawDocumentBuf>("c");
         collection.drop().await.unwrap();
@@ -70,7 +98,7 @@ async fn compare(version: &str, seed: u64, pairs: usize) -> Tally {
             hint: Bson::Null,
         };
         for _ in 0..QUERIES {
-            let filter = queries.query(3);
+            let filter = subject.query(&mut queries);
             let theirs = answer(&client, &db, &filter).await;
             let ours = Query::new("after", RawDocumentBuf::try_from(&filter).unwrap());
             tally.queries += 1;
@@ -102,7 +130,7 @@ async fn compare(version: &str, seed: u64, pairs: usize) -> Tally {
     client.database(&db).drop().await.unwrap();
     assert!(
         wrong.is_empty(),
-        "mongod {version}, OPLOGUE_QUERY_SEED={seed}: {} differ\n{}",
+        "{subject:?}, mongod {version}, OPLOGUE_QUERY_SEED={seed}: {} differ\n{}",
         wrong.len(),
         wrong.join("\n")
     );
@@ -114,14 +142,14 @@ fn reason(message: &str) -> String {
     message.rsplit_once("`: ").map_or(message, |(_, reason)| reason).to_owned()
 }
 
-async fn agree(version: &str) {
+async fn agree(subject: Subject, version: &str) {
     let seed =
         setting("OPLOGUE_QUERY_SEED").unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() as u64);
     let pairs = setting("OPLOGUE_QUERY_PAIRS").unwrap_or(20_000) as usize;
-    println!("mongod {version}: OPLOGUE_QUERY_SEED={seed}");
-    let tally = compare(version, seed, pairs).await;
+    println!("{subject:?}, mongod {version}: OPLOGUE_QUERY_SEED={seed}");
+    let tally = compare(subject, version, seed, pairs).await;
     println!(
-        "mongod {version}: {} pairs, {} match; {} queries, {} find some but not all, {} refused by both; not supported: {:#?}",
+        "{subject:?}, mongod {version}: {} pairs, {} match; {} queries, {} find some but not all, {} refused by both; not supported: {:#?}",
         tally.pairs, tally.matches, tally.queries, tally.selective, tally.refused, tally.unsupported
     );
     // Without these shares nothing would have been compared.
@@ -129,17 +157,23 @@ async fn agree(version: &str) {
     assert!(tally.selective * 4 > tally.queries, "only {} of {} queries find some", tally.selective, tally.queries);
     assert!(tally.refused * 100 > tally.queries, "only {} are refused", tally.refused);
     let unsupported: usize = tally.unsupported.values().sum();
-    assert!(unsupported * 10 < tally.queries, "{unsupported} of {} are not supported", tally.queries);
+    let share = if subject == Subject::Patterns { 4 } else { 10 };
+    assert!(unsupported * share < tally.queries, "{unsupported} of {} are not supported", tally.queries);
 }
 
 #[tokio::test]
 async fn queries_find_what_mongod_6_finds() {
-    agree("6.0.27").await;
+    agree(Subject::Queries, "6.0.27").await;
 }
 
 #[tokio::test]
 async fn queries_find_what_mongod_5_finds() {
-    agree("5.0.4").await;
+    agree(Subject::Queries, "5.0.4").await;
+}
+
+#[tokio::test]
+async fn regular_expressions_match_what_mongod_matches() {
+    agree(Subject::Patterns, "6.0.27").await;
 }
 
 /// So that a failure of the comparison is known to be one.
@@ -149,8 +183,6 @@ async fn an_unlike_answer_would_be_seen() {
     let db = unique("query");
     let documents = vec![doc! {"_id": 0, "a": [1, 2]}, doc! {"_id": 1, "a": Bson::Null}, doc! {"_id": 2}];
     client.database(&db).collection("c").insert_many(documents).await.unwrap();
-    let find = |filter: Document| async move { filter };
-    let _ = find;
     assert_eq!(answer(&client, &db, &doc! {"a": 1}).await.unwrap(), [0].into());
     assert_eq!(answer(&client, &db, &doc! {"a": Bson::Null}).await.unwrap(), [1, 2].into());
     assert!(answer(&client, &db, &doc! {"a": {"$gtt": 1}}).await.is_err());

@@ -147,3 +147,18 @@ fn concat(rng: &mut Rng, depth: usize) -> String {
     }
     out
 }
+
+/// A text that patterns meet.
+pub fn text(rng: &mut Rng) -> String {
+    const LETTERS: [char; 24] = [
+        'a', 'a', 'b', 'B', 'é', 'É', '\n', '\n', '\r', ' ', '1', '_', '-', '#', 'k', '\u{212a}', 's', 'ſ', 'S', '{',
+        '\0', '\x0b', ']', '\u{2028}',
+    ];
+    (0..rng.below(6)).map(|_| LETTERS[rng.below(LETTERS.len())]).collect()
+}
+
+/// A pattern and options.
+pub fn with_options(rng: &mut Rng) -> (String, String) {
+    let options = ["i", "m", "s", "x"].iter().filter(|_| rng.chance(0.25)).copied().collect();
+    (pattern(rng), options)
+}

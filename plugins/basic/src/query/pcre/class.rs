@@ -173,10 +173,13 @@ pub(super) fn class(parser: &mut Parser<'_>, caseless: bool) -> Read<String> {
             Item::One(c) => c,
         };
         // A `-` before the end or before a set is itself.
-        let mut ahead = Parser::at(&parser.rest[parser.rest.len().min(1)..]);
         let mut high = low;
-        if parser.rest.starts_with('-') && !matches!(ahead.peek(), None | Some(']')) && !ahead.rest.starts_with("[:") {
-            if let Item::One(c) = item(&mut ahead)? {
+        if let Some(behind) = parser.rest.strip_prefix('-') {
+            let mut ahead = Parser::at(behind);
+            if !matches!(ahead.peek(), None | Some(']'))
+                && !behind.starts_with("[:")
+                && let Item::One(c) = item(&mut ahead)?
+            {
                 if c < low {
                     return refuse(
                         "a range is out of order in the regular expression",
@@ -184,7 +187,7 @@ pub(super) fn class(parser: &mut Parser<'_>, caseless: bool) -> Read<String> {
                     );
                 }
                 high = c;
-                parser.rest = &parser.rest[parser.rest.len() - ahead.rest.len()..];
+                parser.rest = ahead.rest;
             }
         }
         ranges.push((low, high));
