@@ -7,7 +7,7 @@ mod operands;
 mod parse;
 mod path;
 mod pcre;
-mod test;
+mod predicate;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -20,7 +20,7 @@ use oplogue_api::{
 };
 
 use node::Node;
-pub(crate) use text::Tree;
+pub use text::Tree;
 use wrong::Place;
 
 /// A compiled query.
@@ -56,7 +56,10 @@ impl Query {
     }
 
     /// Compiles a query as a configuration has it.
-    pub(crate) fn from_tree(option: &str, tree: &Tree) -> Result<Query> {
+    ///
+    /// # Errors
+    /// As [`Query::new`]; and what is no extended JSON.
+    pub fn from_tree(option: &str, tree: &Tree) -> Result<Query> {
         let document = text::document(tree).map_err(|wrong| wrong.of_option(option))?;
         Query::new(option, document)
     }

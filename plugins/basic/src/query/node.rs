@@ -5,7 +5,7 @@ use oplogue_api::{
 
 use super::{
     path::{Leaf, Path},
-    test::Test,
+    predicate::Predicate,
 };
 
 /// A compiled query, or a part of one.
@@ -14,7 +14,7 @@ pub(super) enum Node {
     Or(Vec<Node>),
     Not(Box<Node>),
     Constant(bool),
-    Field { path: Path, leaf: Leaf, test: Test },
+    Field { path: Path, leaf: Leaf, predicate: Predicate },
 }
 
 impl Node {
@@ -24,18 +24,18 @@ impl Node {
             Node::Or(all) => Ok(!every(all, |node| Ok(!node.on_document(document.clone())?))?),
             Node::Not(node) => Ok(!node.on_document(document)?),
             Node::Constant(is) => Ok(*is),
-            Node::Field { path, leaf, test } => path.any(document, *leaf, &mut |value| test.holds(value)),
+            Node::Field { path, leaf, predicate } => path.any(document, *leaf, &mut |value| predicate.holds(value)),
         }
     }
 
-    /// Asks the tests of the very value, without going along their paths: what `$elemMatch` does with operators.
+    /// Asks the predicates of the very value, without going along their paths: what `$elemMatch` does with operators.
     pub fn on_value(&self, value: Value<'_>) -> Result<bool> {
         match self {
             Node::And(all) => every(all, |node| node.on_value(value)),
             Node::Or(all) => Ok(!every(all, |node| Ok(!node.on_value(value)?))?),
             Node::Not(node) => Ok(!node.on_value(value)?),
             Node::Constant(is) => Ok(*is),
-            Node::Field { test, .. } => test.holds(Some(value)),
+            Node::Field { predicate, .. } => predicate.holds(Some(value)),
         }
     }
 }

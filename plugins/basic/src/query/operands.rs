@@ -5,7 +5,7 @@ use oplogue_api::{bson::spec::ElementType, closest, number::Number, raw::Value};
 use super::{
     parse::{all, is_operators, list, operand},
     pcre,
-    test::{Bits, Test, Types, sort},
+    predicate::{Bits, Predicate, Types, sort},
     wrong::{Place, Wrong},
 };
 
@@ -56,7 +56,7 @@ pub(super) fn is_true(value: Value<'_>) -> bool {
 }
 
 /// `$in` and `$nin`.
-pub(super) fn one_of(operator: &str, value: Value<'_>, place: &Place<'_>) -> Result<Test, Wrong> {
+pub(super) fn one_of(operator: &str, value: Value<'_>, place: &Place<'_>) -> Result<Predicate, Wrong> {
     let Some(list) = list(value) else {
         return place
             .wrong(format!("`{operator}` takes a list"), format!("write {{ \"{operator}\" = [\"a\", \"b\"] }}"));
@@ -79,7 +79,7 @@ pub(super) fn one_of(operator: &str, value: Value<'_>, place: &Place<'_>) -> Res
         }
     }
     sort(&mut operands).map_err(|_| super::parse::damaged(place))?;
-    Ok(Test::In { operands, patterns, has_null })
+    Ok(Predicate::In { operands, patterns, has_null })
 }
 
 /// `$type`: a name, a number, or a list of both.
@@ -130,7 +130,7 @@ fn add_type(types: &mut Types, value: Value<'_>, place: &Place<'_>) -> Result<()
 }
 
 /// `$mod`: divisor and remainder.
-pub(super) fn modulo(value: Value<'_>, place: &Place<'_>) -> Result<Test, Wrong> {
+pub(super) fn modulo(value: Value<'_>, place: &Place<'_>) -> Result<Predicate, Wrong> {
     let hint = "write { \"$mod\" = [4, 0] }: what leaves 0 when divided by 4";
     let numbers = match list(value) {
         Some(list) => all(list, place)?,
@@ -147,7 +147,7 @@ pub(super) fn modulo(value: Value<'_>, place: &Place<'_>) -> Result<Test, Wrong>
     if divisor == 0 {
         return place.index(0).wrong("the divisor is 0", hint);
     }
-    Ok(Test::Modulo { divisor, remainder })
+    Ok(Predicate::Modulo { divisor, remainder })
 }
 
 /// `$size`.
@@ -159,7 +159,7 @@ pub(super) fn size(value: Value<'_>, place: &Place<'_>) -> Result<i64, Wrong> {
 }
 
 /// `$bitsAllSet` and others: a mask as a number or binary, or a list of positions.
-pub(super) fn bits(operator: &str, value: Value<'_>, place: &Place<'_>) -> Result<Test, Wrong> {
+pub(super) fn bits(operator: &str, value: Value<'_>, place: &Place<'_>) -> Result<Predicate, Wrong> {
     let how = match operator {
         "$bitsAllSet" => Bits::AllSet,
         "$bitsAllClear" => Bits::AllClear,
@@ -186,5 +186,5 @@ pub(super) fn bits(operator: &str, value: Value<'_>, place: &Place<'_>) -> Resul
     }
     // The sign of a number goes on without end.
     let mask = positions.iter().fold(0, |mask, n| mask | 1u64 << (*n).min(63));
-    Ok(Test::Bits { how, mask, positions })
+    Ok(Predicate::Bits { how, mask, positions })
 }

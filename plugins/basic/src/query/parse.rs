@@ -13,7 +13,7 @@ use super::{
     operands,
     path::{Leaf, Path},
     pcre,
-    test::{Comparison, Operand, Test},
+    predicate::{Comparison, Operand, Predicate},
     text::DEEPEST,
     wrong::{Place, Wrong},
 };
@@ -206,18 +206,18 @@ fn field(name: &str, value: Value<'_>, place: &Place<'_>) -> Parsed {
         return Ok(and(operators(name, fields, place)?));
     }
     if value.kind() == Some(ElementType::RegularExpression) {
-        return Ok(test(name, Leaf::Elements, Test::Matches(pcre::pattern(value, place)?)));
+        return Ok(on(name, Leaf::Elements, Predicate::Matches(pcre::pattern(value, place)?)));
     }
     equality(Path::new(name), value, place)
 }
 
-fn test(name: &str, leaf: Leaf, test: Test) -> Node {
-    Node::Field { path: Path::new(name), leaf, test }
+fn on(name: &str, leaf: Leaf, predicate: Predicate) -> Node {
+    Node::Field { path: Path::new(name), leaf, predicate }
 }
 
 fn equality(path: Path, value: Value<'_>, place: &Place<'_>) -> Parsed {
-    let test = Test::Compare(Comparison::Equal, operand(value, place)?);
-    Ok(Node::Field { path, leaf: Leaf::Elements, test })
+    let predicate = Predicate::Compare(Comparison::Equal, operand(value, place)?);
+    Ok(Node::Field { path, leaf: Leaf::Elements, predicate })
 }
 
 pub(super) fn operand(value: Value<'_>, place: &Place<'_>) -> Parsed<Operand> {
@@ -258,9 +258,9 @@ fn one(
     context: &[Element<'_>],
     place: &Place<'_>,
 ) -> Parsed<Option<Node>> {
-    let leaf = |t| test(name, Leaf::Elements, t);
-    let whole = |t| test(name, Leaf::Whole, t);
-    let compare = |comparison| -> Parsed { Ok(leaf(Test::Compare(comparison, operand(value, place)?))) };
+    let leaf = |t| on(name, Leaf::Elements, t);
+    let whole = |t| on(name, Leaf::Whole, t);
+    let compare = |comparison| -> Parsed { Ok(leaf(Predicate::Compare(comparison, operand(value, place)?))) };
     let is_regex = value.kind() == Some(ElementType::RegularExpression);
     if is_regex && matches!(operator, "$ne" | "$gt" | "$gte" | "$lt" | "$lte") {
         let hint = match operator {
@@ -278,21 +278,21 @@ fn one(
         "$lte" => compare(Comparison::LessOrEqual)?,
         "$in" => leaf(operands::one_of(operator, value, place)?),
         "$nin" => not(leaf(operands::one_of(operator, value, place)?)),
-        "$exists" if operands::is_true(value) => leaf(Test::Exists),
-        "$exists" => not(leaf(Test::Exists)),
-        "$type" => leaf(Test::Type(operands::types(value, place)?)),
+        "$exists" if operands::is_true(value) => leaf(Predicate::Exists),
+        "$exists" => not(leaf(Predicate::Exists)),
+        "$type" => leaf(Predicate::Type(operands::types(value, place)?)),
         "$mod" => leaf(operands::modulo(value, place)?),
         "$bitsAllSet" | "$bitsAllClear" | "$bitsAnySet" | "$bitsAnyClear" => {
             leaf(operands::bits(operator, value, place)?)
         }
-        "$size" => whole(Test::Size(operands::size(value, place)?)),
-        "$regex" => leaf(Test::Matches(pcre::pattern_of(context, place)?)),
+        "$size" => whole(Predicate::Size(operands::size(value, place)?)),
+        "$regex" => leaf(Predicate::Matches(pcre::pattern_of(context, place)?)),
         "$options" if context.iter().any(|e| e.name == b"$regex") => return Ok(None),
         "$options" => {
             return place
                 .wrong("`$options` needs a `$regex` beside it", "write { \"$regex\" = \"^a\", \"$options\" = \"i\" }");
         }
-        "$not" if is_regex => not(leaf(Test::Matches(pcre::pattern(value, place)?))),
+        "$not" if is_regex => not(leaf(Predicate::Matches(pcre::pattern(value, place)?))),
         "$not" => match document(value) {
             Some(fields) if fields.clone().next().is_some() => not(Node::And(operators(name, fields, place)?)),
             _ => {
@@ -346,7 +346,7 @@ fn all_of(name: &str, value: Value<'_>, place: &Place<'_>) -> Parsed {
                     .wrong("`$all` takes values, not operators", "write { \"$in\" = … }, or combine with \"$and\"");
             }
             _ if value.kind() == Some(ElementType::RegularExpression) => {
-                test(name, Leaf::Elements, Test::Matches(pcre::pattern(value, &here)?))
+                on(name, Leaf::Elements, Predicate::Matches(pcre::pattern(value, &here)?))
             }
             _ => equality(Path::new(name), value, &here)?,
         });
@@ -367,10 +367,10 @@ fn elem_match(name: &str, value: Value<'_>, place: &Place<'_>) -> Parsed {
         let of_queries = LOGICAL.iter().chain(&["$where", "$expr", "$text", "$jsonSchema", "$sampleRate"]);
         of_queries.into_iter().any(|known| known.as_bytes() == first)
     });
-    let test_of = if is_operators(value, true) && !is_query {
-        Test::ElementValue(Box::new(Node::And(operators("", fields, place)?)))
+    let predicate = if is_operators(value, true) && !is_query {
+        Predicate::ElementValue(Box::new(Node::And(operators("", fields, place)?)))
     } else {
-        Test::ElementDocument(Box::new(query(fields, place)?))
+        Predicate::ElementDocument(Box::new(query(fields, place)?))
     };
-    Ok(test(name, Leaf::Whole, test_of))
+    Ok(on(name, Leaf::Whole, predicate))
 }

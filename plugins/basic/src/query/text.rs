@@ -14,18 +14,32 @@ use super::{
     wrong::{Place, Wrong},
 };
 
-/// A value as it is written.
-#[derive(Clone, Debug)]
-pub(crate) enum Tree {
+/// A query as a configuration has it, read by serde: a table, or a text with extended JSON.
+#[derive(Clone)]
+pub enum Tree {
+    /// `null`.
     Null,
+    /// A boolean.
     Bool(bool),
+    /// A whole number.
     Int(i64),
+    /// A number with a point, and a whole one that is larger than an int64.
     Double(f64),
+    /// A text; at the top, extended JSON.
     Text(String),
     /// A date of TOML, as it displays it.
     Date(String),
+    /// A list.
     List(Vec<Tree>),
+    /// A table, in its order; from JSON, a name may occur twice.
     Table(Vec<(String, Tree)>),
+}
+
+// I8: as with a compiled query.
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tree")
+    }
 }
 
 /// How the crate `toml` tells serde of a date.

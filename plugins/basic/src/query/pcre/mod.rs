@@ -16,7 +16,7 @@ use regex::bytes::Regex;
 
 use super::{
     parse::damaged,
-    test::Pattern,
+    predicate::Pattern,
     wrong::{Place, Wrong},
 };
 

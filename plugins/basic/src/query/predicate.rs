@@ -71,7 +71,7 @@ impl Types {
 }
 
 /// What is asked of a single value.
-pub(super) enum Test {
+pub(super) enum Predicate {
     Compare(Comparison, Operand),
     /// The operands are sorted.
     In {
@@ -95,31 +95,31 @@ pub(super) enum Test {
     Size(i64),
     /// Some element is a document (or an array, taken for one) that matches.
     ElementDocument(Box<Node>),
-    /// Some element passes all tests.
+    /// Some element passes all predicates.
     ElementValue(Box<Node>),
 }
 
-impl Test {
+impl Predicate {
     /// Whether a value (`None`: it is missing) passes.
     pub fn holds(&self, value: Option<Value<'_>>) -> Result<bool> {
         match (self, value) {
-            (Test::Exists, value) => Ok(value.is_some()),
-            (Test::Compare(comparison, operand), value) => compares(*comparison, operand, value),
-            (Test::In { has_null, .. }, None) => Ok(*has_null),
-            (Test::In { operands, patterns, has_null }, Some(value)) => {
+            (Predicate::Exists, value) => Ok(value.is_some()),
+            (Predicate::Compare(comparison, operand), value) => compares(*comparison, operand, value),
+            (Predicate::In { has_null, .. }, None) => Ok(*has_null),
+            (Predicate::In { operands, patterns, has_null }, Some(value)) => {
                 if *has_null && value.kind() == Some(ElementType::Undefined) || contains(operands, value)? {
                     return Ok(true);
                 }
                 Ok(patterns.iter().any(|pattern| pattern.matches(value)))
             }
-            (Test::Matches(pattern), Some(value)) => Ok(pattern.matches(value)),
-            (Test::Type(types), Some(value)) => Ok(value.kind().is_some_and(|kind| types.contains(kind))),
-            (Test::Modulo { divisor, remainder }, Some(value)) => Ok(Number::of(value)?
+            (Predicate::Matches(pattern), Some(value)) => Ok(pattern.matches(value)),
+            (Predicate::Type(types), Some(value)) => Ok(value.kind().is_some_and(|kind| types.contains(kind))),
+            (Predicate::Modulo { divisor, remainder }, Some(value)) => Ok(Number::of(value)?
                 .and_then(Number::truncated)
                 // The least int64 by -1 has no quotient, but the remainder 0.
                 .is_some_and(|n| n.checked_rem(*divisor).unwrap_or(0) == *remainder)),
-            (Test::Bits { how, mask, positions }, Some(value)) => bits(*how, *mask, positions, value),
-            (Test::Size(size), Some(value)) => match array(value) {
+            (Predicate::Bits { how, mask, positions }, Some(value)) => bits(*how, *mask, positions, value),
+            (Predicate::Size(size), Some(value)) => match array(value) {
                 Some(all) => {
                     let mut count = 0;
                     for element in all {
@@ -130,11 +130,11 @@ impl Test {
                 }
                 None => Ok(false),
             },
-            (Test::ElementDocument(node), Some(value)) => any_element(value, |element| match element.elements() {
+            (Predicate::ElementDocument(node), Some(value)) => any_element(value, |element| match element.elements() {
                 Some(inner) => node.on_document(inner),
                 None => Ok(false),
             }),
-            (Test::ElementValue(node), Some(value)) => any_element(value, |element| node.on_value(element)),
+            (Predicate::ElementValue(node), Some(value)) => any_element(value, |element| node.on_value(element)),
             (_, None) => Ok(false),
         }
     }
@@ -243,7 +243,7 @@ fn bits(how: Bits, mask: u64, positions: &[u32], value: Value<'_>) -> Result<boo
     })
 }
 
-/// Sorts operands for [`Test::In`].
+/// Sorts operands for [`Predicate::In`].
 ///
 /// # Errors
 /// `Data`: damaged or too deeply nested.
