@@ -170,8 +170,9 @@ impl Reader {
             self.metrics.count(Outcome::Filtered, dropped as u64);
         }
         let mut events = batch.events.len();
-        for transform in &mut self.chain {
-            transform.apply(&mut batch)?;
+        for n in 0..self.chain.len() {
+            self.prepare(n, &batch).await?;
+            self.chain[n].apply(&mut batch)?;
             self.metrics.count(Outcome::Filtered, events.saturating_sub(batch.events.len()) as u64);
             events = batch.events.len();
         }
@@ -180,6 +181,36 @@ impl Reader {
             self.bad.dispose(&self.route, Rejected::from(bad), &self.status, &self.metrics).await?;
         }
         self.hand_over(batch).await
+    }
+
+    /// Lets a transform get what it needs for the batch, until that works.
+    async fn prepare(&mut self, n: usize, batch: &Batch) -> Result<()> {
+        let mut backoff = Backoff::new();
+        loop {
+            let calling = self.status.calling(Place::Transform);
+            let prepared = self.chain[n].prepare(batch).await;
+            drop(calling);
+            match prepared {
+                Ok(()) => break,
+                Err(e) if e.kind() == ErrorKind::Transient => {
+                    if backoff.tries() == 0 {
+                        warn!(route = self.route, error = %e, "a transform cannot get what it needs; trying again");
+                    }
+                    self.metrics.retry(Place::Transform, e.kind());
+                    self.status.retrying(Place::Transform, &e);
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+                Err(e) => {
+                    self.status.blame(Place::Transform);
+                    return Err(e);
+                }
+            }
+        }
+        if backoff.tries() > 0 {
+            info!(route = self.route, tries = backoff.tries(), "the transform works again");
+            self.status.recovered(Place::Transform);
+        }
+        Ok(())
     }
 
     /// Reserves the batch's bytes and gives its events to the lanes.

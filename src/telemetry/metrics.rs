@@ -64,6 +64,8 @@ impl Outcome {
 pub enum Place {
     /// Opening the source, or reading from it.
     Source,
+    /// Getting what a transform needs.
+    Transform,
     /// Opening the sink, or writing to it.
     Sink,
     /// Loading or saving a checkpoint.
@@ -77,6 +79,7 @@ impl Place {
     pub fn name(self) -> &'static str {
         match self {
             Place::Source => "source",
+            Place::Transform => "transform",
             Place::Sink => "sink",
             Place::Checkpoint => "checkpoint",
             Place::DeadLetter => "dead_letter",

@@ -242,7 +242,7 @@ impl RouteOtr {
         let reason = match place {
             Place::Source => "query",
             Place::Checkpoint => "start_time",
-            Place::Sink | Place::DeadLetter => return,
+            Place::Transform | Place::Sink | Place::DeadLetter => return,
         };
         if self.is_first {
             self.otr.not_started.with_label_values(&[reason]).inc();

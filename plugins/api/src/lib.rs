@@ -23,6 +23,7 @@ mod registry;
 mod suggest;
 mod tool;
 mod units;
+mod wire;
 
 pub use change::{Change, Path, PathPart, Update};
 pub use doc::Doc;

@@ -68,9 +68,20 @@ pub trait Source: Send {
     async fn close(&mut self) {}
 }
 
-/// Edits, drops or adds events. A function of its input: no I/O, no clock.
+/// Edits, drops or adds events.
+#[async_trait]
 pub trait Transform: Send {
-    /// Transforms the batch in place. Order per key MUST be kept, and `end` left alone.
+    /// Gets what [`Transform::apply`] needs from elsewhere for these events: documents that are looked up, the answer of another
+    /// process. Called before each `apply`, with the same batch. May be dropped; what it has got by then is forgotten.
+    ///
+    /// # Errors
+    /// `Transient`: called again with the same batch, for as long as it takes. Every other kind as one of `apply`.
+    async fn prepare(&mut self, _batch: &Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// Transforms the batch in place. Order per key MUST be kept, and `end` left alone. A function of its input, and of what
+    /// `prepare` has got for it: no I/O, no clock.
     ///
     /// An event that cannot be transformed is moved to `batch.bad`; an error says that the whole transform is broken.
     /// Whoever drops or adds events corrects the `before` of those in `bad` (T6). Gap events always pass (T3).

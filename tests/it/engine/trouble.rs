@@ -1,11 +1,18 @@
 //! Lost positions, bad events, bugs, ends, several instances.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use mongodb::bson::doc;
-use oplogue::config::{OnBadEvent, OnPositionLost};
+use oplogue::config::{Node, OnBadEvent, OnPositionLost};
 use oplogue_api::{
-    CheckpointStore, ErrorKind, Event, Finding, Op, Ordering, Position, Result, Sink, Written, async_trait,
+    Batch, CheckpointStore, Error, ErrorKind, Event, Finding, Op, Options, Ordering, Position, Result, Sink, Transform,
+    TransformBuild, Written, async_trait,
 };
 use oplogue_testkit::sample::{self, MemorySink, MemoryStore, Outcome};
 
@@ -108,6 +115,54 @@ async fn an_idle_sink_that_is_gone_is_seen_before_the_next_event() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(running.view()["state"], "running");
     running.stop().await;
+}
+
+/// A transform that needs something from elsewhere, which is away at first.
+struct Needy {
+    away: Arc<AtomicU32>,
+    has: usize,
+}
+
+#[async_trait]
+impl Transform for Needy {
+    async fn prepare(&mut self, batch: &Batch) -> Result<()> {
+        if self.away.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+            return Err(Error::transient("away"));
+        }
+        self.has = batch.events.len();
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: &mut Batch) -> Result<()> {
+        assert_eq!(std::mem::take(&mut self.has), batch.events.len(), "prepared for another batch");
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transform_that_waits_for_something_holds_its_route_and_loses_nothing() {
+    let mut b = Bench::new(Ordering::PerKey);
+    let away = Arc::new(AtomicU32::new(5));
+    let needed = Arc::clone(&away);
+    let build: Arc<TransformBuild> =
+        Arc::new(move |_, _| Ok(Box::new(Needy { away: Arc::clone(&needed), has: 0 }) as Box<dyn Transform>));
+    b.routes[0].via.push(Node { name: "needy".into(), kind: "memory", options: Options::default(), build });
+    b.push(25);
+    let running = b.run();
+    b.sink.wait_len(25).await;
+    let retries = "oplogue_retries_total{kind=\"transient\",place=\"transform\",route=\"r\"} 5";
+    assert!(running.metrics().contains(retries), "{}", running.metrics());
+    assert_eq!(running.view()["state"], "running");
+    // While it waits, the route can be stopped; what it holds comes in the next run.
+    away.store(u32::MAX, Relaxed);
+    b.push(5);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(running.view()["state"], "retrying");
+    assert!(running.stop().await.failed.is_empty());
+    assert_eq!(b.sink.len(), 25);
+    away.store(0, Relaxed);
+    b.run().stop_after(&b.sink, 30).await;
+    assert_eq!(b.sink.len(), 30);
 }
 
 #[tokio::test(start_paused = true)]

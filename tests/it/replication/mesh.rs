@@ -31,7 +31,9 @@ pub async fn shared(n: usize) -> &'static Mongo {
 /// A replica set that lives as long as the process.
 pub async fn set(version: &'static str, members: usize) -> &'static Mongo {
     // No-ops in the oplog come once a second: they tell a test how time goes by at the server.
-    let args = vec!["--setParameter=periodicNoopIntervalSecs=1".into()];
+    // A router that is cut off in a transaction holds its documents for as long as the server lets it: usually a minute.
+    let args = ["periodicNoopIntervalSecs=1", "transactionLifetimeLimitSeconds=10"];
+    let args = args.map(|set| format!("--setParameter={set}")).into();
     let options = MongoOptions { version, members, oplog_mb: OPLOG_MB, args, ..Default::default() };
     Box::leak(Box::new(Mongo::start(options).await))
 }

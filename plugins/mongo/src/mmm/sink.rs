@@ -181,15 +181,16 @@ impl Sink for Mmm {
         // An election may have taken back what was read last.
         state.window = None;
         state.transactional.clear();
-        let back = Link { node: self.peer.settings.link.peer.clone(), peer: self.peer.settings.link.node.clone() };
-        state.comes_back = self.peer.origin.has_marker(&back.marker_id(0)).await?;
         Ok(())
     }
 
     async fn begin(&self, _from: &Position) -> Result<()> {
         let settings = &self.peer.settings;
+        let back = Link { node: settings.link.peer.clone(), peer: settings.link.node.clone() };
         let mut marker = {
-            let state = self.state.lock().await;
+            let mut state = self.state.lock().await;
+            // Not before the position is known: a marker that is made later is in the stream behind it.
+            state.comes_back = self.peer.origin.has_marker(&back.marker_id(0)).await?;
             state.marker()?.clone()
         };
         let (from, to) = (self.peer.origin.client().await?.clone(), self.peer.client().await?.clone());

@@ -78,13 +78,15 @@ impl Reply {
 /// server would keep that for a minute, and with it the marker.
 pub(super) struct Session {
     slot: Mutex<Option<ClientSession>>,
+    /// One whose transaction may be open still, since the server did not hear that it was given up.
+    left: Mutex<Option<Uuid>>,
     acknowledgment: Acknowledgment,
 }
 
 impl Default for Session {
     /// Transactions that a majority has when they are committed.
     fn default() -> Session {
-        Session { slot: Mutex::default(), acknowledgment: Acknowledgment::Majority }
+        Session { slot: Mutex::default(), left: Mutex::default(), acknowledgment: Acknowledgment::Majority }
     }
 }
 
@@ -92,7 +94,7 @@ impl Session {
     /// Transactions that are committed when the primary has them. An election may take back the last of them, but then it takes
     /// back the marker too, and with it what the link believes to have done: nothing is lost, and nobody waits for each one.
     pub fn quick() -> Session {
-        Session { slot: Mutex::default(), acknowledgment: Acknowledgment::Nodes(1) }
+        Session { slot: Mutex::default(), left: Mutex::default(), acknowledgment: Acknowledgment::Nodes(1) }
     }
 
     /// The session, and its id.
@@ -110,12 +112,30 @@ impl Session {
     /// The id of the session that the next transaction will have.
     pub async fn id(&self, client: &Client) -> Result<Option<Uuid>> {
         let session = self.take(client).await?;
-        let id = session.id().get("id").cloned();
+        let id = id(&session);
         self.give_back(session);
-        Ok(match id {
-            Some(Bson::Binary(id)) => id.to_uuid().ok(),
-            _ => None,
-        })
+        Ok(id)
+    }
+
+    /// Ends what a lost connection has left open: it holds the marker, and documents that applications want to write.
+    async fn clear(&self, client: &Client) -> Result<()> {
+        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = left {
+            end_session(client, left).await?;
+            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        Ok(())
+    }
+
+    fn leave(&self, session: &ClientSession) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = id(session);
+    }
+}
+
+fn id(session: &ClientSession) -> Option<Uuid> {
+    match session.id().get("id") {
+        Some(Bson::Binary(id)) => id.to_uuid().ok(),
+        _ => None,
     }
 }
 
@@ -132,6 +152,7 @@ pub(super) async fn end_session(client: &Client, id: Uuid) -> Result<()> {
 
 impl<'a> Transaction<'a> {
     pub async fn begin(client: &Client, slot: &'a Session) -> Result<Transaction<'a>> {
+        slot.clear(client).await?;
         let mut session = slot.take(client).await?;
         let options = TransactionOptions::builder()
             .read_concern(ReadConcern::snapshot())
@@ -166,7 +187,11 @@ impl<'a> Transaction<'a> {
 
     pub async fn commit(mut self) -> Result<(), Failure> {
         for again in 0.. {
-            match answered(self.session.commit_transaction().into_future()).await? {
+            let committed = answered(self.session.commit_transaction().into_future()).await;
+            if committed.is_err() {
+                self.slot.leave(&self.session);
+            }
+            match committed? {
                 Ok(()) => break,
                 Err(e) if again < COMMITS && e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => {
                     tokio::time::sleep(Duration::from_millis(50 << again.min(5))).await;
@@ -178,10 +203,11 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Gives it up. What the server does not hear of it gives up by itself.
+    /// Gives it up. Where the server does not hear of it, it is ended when the server is there again.
     pub async fn abort(mut self) {
-        if let Ok(Ok(())) = answered(self.session.abort_transaction().into_future()).await {
-            self.slot.give_back(self.session);
+        match answered(self.session.abort_transaction().into_future()).await {
+            Ok(Ok(())) => self.slot.give_back(self.session),
+            _ => self.slot.leave(&self.session),
         }
     }
 }

@@ -1,4 +1,4 @@
-use oplogue_api::{Batch, Result, Transform};
+use oplogue_api::{Batch, Result, Transform, async_trait};
 
 use super::{
     Fault, Schedule,
@@ -18,7 +18,12 @@ impl FaultyTransform {
     }
 }
 
+#[async_trait]
 impl Transform for FaultyTransform {
+    async fn prepare(&mut self, batch: &Batch) -> Result<()> {
+        self.inner.prepare(batch).await
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         match self.schedule.draw() {
             Some(Fault::Reject(kind)) => Err(reject(kind, "apply")),
