@@ -17,6 +17,7 @@ mod graph;
 mod hostile;
 mod leaks;
 mod outage;
+mod predicates;
 mod process;
 mod replication;
 mod replication_docs;
