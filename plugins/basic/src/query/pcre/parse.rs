@@ -24,6 +24,8 @@ pub(super) enum Ast {
 pub(super) struct Parser<'a> {
     pub(super) rest: &'a str,
     groups: u32,
+    /// Of groups.
+    names: Vec<&'a str>,
 }
 
 pub(super) fn parse(text: &str, mut flags: Flags) -> Read<Ast> {
@@ -60,7 +62,7 @@ pub(super) fn literal(c: char) -> String {
 
 impl<'a> Parser<'a> {
     pub(super) fn at(rest: &'a str) -> Parser<'a> {
-        Parser { rest, groups: 0 }
+        Parser { rest, groups: 0, names: Vec::new() }
     }
     pub(super) fn peek(&self) -> Option<char> {
         self.rest.chars().next()
@@ -187,6 +189,9 @@ impl<'a> Parser<'a> {
                 "leave out the repetition",
             );
         }
+        if flags.extended {
+            self.skip_blanks()?;
+        }
         self.eat("?");
         if self.eat("+") {
             return unsupported(ATOMIC);
@@ -268,17 +273,17 @@ impl<'a> Parser<'a> {
                     let name = rest.trim_start_matches('P').get(1..).and_then(|r| r.split_once(end));
                     let is_word =
                         |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-                    match name {
-                        Some((name, behind)) if is_word(name) && !name.starts_with(|c: char| c.is_ascii_digit()) => {
-                            self.rest = behind
-                        }
-                        _ => {
-                            return refuse(
-                                "a group has no proper name in the regular expression",
-                                "write `(?<name>…)`",
-                            );
-                        }
+                    let name =
+                        name.filter(|(name, _)| is_word(name) && !name.starts_with(|c: char| c.is_ascii_digit()));
+                    let Some((name, behind)) = name.filter(|(name, _)| name.len() <= 32) else {
+                        return refuse("a group has no proper name in the regular expression", "write `(?<name>…)`");
+                    };
+                    if self.names.contains(&name) {
+                        let what = "two groups of one name are not supported in a regular expression";
+                        return refuse(what, "leave out the names: nothing asks for them");
                     }
+                    self.names.push(name);
+                    self.rest = behind;
                 }
                 _ if self.eat("|") => {}
                 _ => {
