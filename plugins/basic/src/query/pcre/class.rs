@@ -158,11 +158,11 @@ pub(super) fn class(parser: &mut Parser<'_>, caseless: bool) -> Read<String> {
             break;
         }
         is_first = false;
-        if parser.rest.starts_with("[:") || parser.rest.starts_with("[.") || parser.rest.starts_with("[=") {
-            if let Some(set) = posix_set(parser, caseless)? {
-                sets.push_str(&set);
-                continue;
-            }
+        if ["[:", "[.", "[="].iter().any(|open| parser.rest.starts_with(open))
+            && let Some(set) = posix_set(parser, caseless)?
+        {
+            sets.push_str(&set);
+            continue;
         }
         let low = match item(parser)? {
             Item::Set(set) => {
