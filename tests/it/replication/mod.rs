@@ -3,6 +3,7 @@
 mod acceptance;
 mod bad_input;
 mod conflicts;
+mod merge;
 mod mesh;
 mod random;
 mod silence;

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     apply::{Outcome, Retry, Tactics},
+    arbiter,
     chunk::{chunks, units},
     marker::Marker,
     names,
@@ -23,6 +24,7 @@ use super::{
     state::{State, is_marker},
     txn::Failure,
     window::Window,
+    word::asked,
 };
 use crate::{client, errors::Phase};
 
@@ -48,7 +50,8 @@ impl Mmm {
                 self.reload(state).await?;
             }
             let part = &events[range.clone()];
-            if part.iter().all(|event| state.is_done(event) || !self.concerns(event)) {
+            let is_idle = part.iter().all(|event| state.is_done(event) || !self.concerns(event));
+            if is_idle && !self.is_asked(state, part).await? {
                 for marker in part.iter().filter(|event| is_marker(event)) {
                     pass(&mut state.stream, marker, &self.peer.settings.link.node);
                 }
@@ -168,7 +171,9 @@ impl Mmm {
             return Ok(());
         }
         let log = state.marker()?.log;
-        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window);
+        let merging = settings.clone();
+        let merges = move |ns: &Namespace| merging.policy(ns).conflicts == Conflicts::Merge && merging.wants(ns);
+        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window).with_fields(merges);
         let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
         let markers = self.peer.markers().await?;
         let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;
@@ -196,6 +201,24 @@ impl Mmm {
         window.pull(self.peer.client().await?).await?;
         state.window = Some(window);
         Ok(())
+    }
+
+    /// Whether the origin waits for a word of the peer that is not on its way.
+    async fn is_asked(&self, state: &mut State, events: &[Event]) -> Result<bool> {
+        if state.window.is_none() || events.iter().all(|event| asked(event).is_empty()) {
+            return Ok(false);
+        }
+        if let Some(window) = &mut state.window {
+            window.pull(self.peer.client().await?).await?;
+        }
+        let settings = &self.peer.settings;
+        let sight = Sight::new(&state.stream, events, false, settings);
+        for (n, event) in events.iter().enumerate() {
+            if !state.is_done(event) && !arbiter::unanswered(settings, state, event, sight.of(n).1)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the event changes anything at the peer.

@@ -2,6 +2,7 @@
 //! `docs/decisions/replication.md`.
 
 mod apply;
+mod arbiter;
 mod checks;
 mod chunk;
 mod copy;
@@ -12,6 +13,7 @@ pub(crate) mod marker;
 pub(crate) mod names;
 mod options;
 mod origin;
+mod paths;
 mod rank;
 mod records;
 mod seen;
@@ -27,6 +29,7 @@ mod tools;
 mod txn;
 mod verdict;
 mod window;
+pub(crate) mod word;
 mod write;
 
 use std::sync::Arc;

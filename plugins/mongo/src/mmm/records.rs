@@ -6,6 +6,7 @@ use oplogue_api::{Event, Op, Result};
 use super::{
     marker::Link,
     origin::{as_bson, document},
+    paths::FieldPath,
     statements::id,
     verdict::Conflict,
 };
@@ -59,6 +60,23 @@ pub(super) fn resolved(
     if won {
         record.insert("beaten", conflict.upto);
     }
+    Ok(record)
+}
+
+/// Concurrent writes that were merged: `remote` and `local` of `fields` name those that came and were taken, and those that came
+/// and were not.
+pub(super) fn merged(
+    link: &Link,
+    event: &Event,
+    clock: i64,
+    conflict: &Conflict,
+    fields: &[Vec<FieldPath>; 2],
+    versions: (Option<&RawDocument>, Option<&RawDocument>),
+) -> Result<Document> {
+    let mut record = resolved(link, event, clock, conflict, false, versions)?;
+    let [taken, kept] = fields.each_ref().map(|paths| paths.iter().map(FieldPath::text).collect::<Vec<_>>());
+    record.insert("winner", "merged");
+    record.insert("fields", doc! {"remote": taken, "local": kept});
     Ok(record)
 }
 

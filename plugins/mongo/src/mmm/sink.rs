@@ -19,10 +19,11 @@ use super::{
     deliver::MOST,
     marker::{Link, Marker},
     names,
-    options::Settings,
+    options::{Conflicts, Settings},
     origin::Origin,
     state::{Peer, State},
     store::Store,
+    word::{asked, heard, is_word},
 };
 use crate::{
     client::{self, answered, hello},
@@ -202,6 +203,8 @@ impl Sink for Mmm {
             return Ok(());
         }
         marker.writes.clear();
+        marker.again.clear();
+        marker.waits.clear();
         let (wants, wins) = (settings.clone(), settings.clone());
         let copy = Copy {
             from,
@@ -231,6 +234,8 @@ impl Sink for Mmm {
             self.reload(&mut state).await?;
         }
         self.watch(&mut state).await?;
+        let events = &*heard(events)?;
+        self.look_at_words(events);
         let events = &*creations_first(events);
         let mut start = 0;
         while start < events.len() {
@@ -240,7 +245,8 @@ impl Sink for Mmm {
                 let is_last = end == events.len();
                 let before = state.marker()?.position.clone();
                 let part = &events[start..end];
-                written.duplicates += part.iter().filter(|event| state.is_done(event)).count() as u64;
+                written.duplicates +=
+                    part.iter().filter(|event| !is_word(event) && state.is_done(event)).count() as u64;
                 let outcome = self.apply(&mut state, part, if is_last { upto } else { &before }).await?;
                 if outcome.conflicts + outcome.refused > 0 {
                     info!(
@@ -285,6 +291,16 @@ impl Sink for Mmm {
 }
 
 impl Mmm {
+    /// Whether both directions merge the same namespaces: one that waits for the other waits for ever otherwise.
+    fn look_at_words(&self, events: &[Event]) {
+        let merges = |ns: &Namespace| self.peer.settings.policy(ns).conflicts == Conflicts::Merge;
+        let said = events.iter().filter(|event| is_word(event)).map(|event| event.ns.clone());
+        let asked = events.iter().flat_map(asked).map(|word| word.ns);
+        if let Some(ns) = said.chain(asked).find(|ns| !merges(ns)) {
+            warn!(route = self.route, %ns, "the other direction has conflicts = \"merge\", and this one has not: say the same in both, and then run `oplogue verify --repair`");
+        }
+    }
+
     /// Everything before it is committed, and nothing behind it begun.
     async fn barrier(&self, event: &Event) -> Result<()> {
         if event.op == Op::Gap {

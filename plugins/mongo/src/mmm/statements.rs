@@ -136,6 +136,7 @@ pub(super) fn statement(
     Ok(match (event.op, &event.after, &event.change) {
         (Op::Insert, Some(after), _) => Applied::Statement(Kind::Insert, whole(after)?),
         (Op::Replace, Some(after), _) => replace(key, &whole(after)?)?,
+        (Op::Replace, None, _) => Applied::Read,
         (Op::Delete, _, _) => delete(key)?,
         (Op::Update, _, Some(Change::OplogV2(diff))) => {
             let stamped = stamp.map(|stamp| stamp.value(event));

@@ -69,6 +69,8 @@ impl Store {
             seen: Vec::new(),
             saw: Vec::new(),
             writes: Vec::new(),
+            again: Vec::new(),
+            waits: Vec::new(),
             log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
         })
     }
@@ -193,6 +195,8 @@ impl CheckpointStore for Store {
                 // Whoever had the link may have gone on since the claim began: what it has done stays done.
                 position: if is_claim { known.position.clone() } else { wanted.position.clone() },
                 writes: Vec::new(),
+                again: Vec::new(),
+                waits: Vec::new(),
                 ..known.clone()
             };
             if self.replace(&known, &marker).await? {
@@ -239,6 +243,9 @@ impl CheckpointStore for Store {
                 position: position.clone(),
                 done: fresh.done,
                 log: fresh.log,
+                writes: Vec::new(),
+                again: Vec::new(),
+                waits: Vec::new(),
                 ..before
             },
             None => fresh,

@@ -6,6 +6,7 @@ use bson::Timestamp;
 use oplogue_api::{Error, Event, Op, Result};
 
 use super::{
+    arbiter::{self, Fields},
     options::{Conflicts, Policy, Settings},
     rank::{Ranked, compare},
     sight::Sight,
@@ -24,6 +25,10 @@ pub(super) enum Verdict {
     Remote(Conflict),
     /// What is here stays.
     Local(Conflict),
+    /// It is an update that is merged with what is here.
+    Fields(Fields),
+    /// What is here is on its way to the arbiter, whose word comes.
+    Wait,
     /// The collection is gone here.
     Removed,
     /// A concurrent write is so new that it may lie behind the snapshot of the transaction: look again in another one.
@@ -40,14 +45,23 @@ pub(super) struct Conflict {
     pub upto: Timestamp,
 }
 
-/// What the `n`-th event that `sight` is about meets. Up to `beaten` the writes here have lost already.
+/// What earlier changes of the same document in the same transaction have led to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Earlier {
+    /// Up to there the writes here have lost already.
+    pub beaten: Option<Timestamp>,
+    /// From there on they are what a word is about that is not in the log yet.
+    pub said: Option<Timestamp>,
+}
+
+/// What the `n`-th event that `sight` is about meets.
 pub(super) fn verdict(
     settings: &Settings,
     state: &State,
     event: &Event,
     hash: u64,
     (sight, n): (&Sight, usize),
-    beaten: Option<Timestamp>,
+    earlier: Earlier,
 ) -> Result<Verdict> {
     let (clock, seen) = sight.of(n);
     let policy = settings.policy(&event.ns);
@@ -57,7 +71,10 @@ pub(super) fn verdict(
     if window.is_removed(&event.ns, seen) {
         return Ok(Verdict::Removed);
     }
-    let beaten = state.beaten.get(&hash).copied().max(beaten);
+    let beaten = state.beaten.get(&hash).copied().max(earlier.beaten);
+    if policy.conflicts == Conflicts::Merge {
+        return arbiter::verdict(settings, window, event, hash, (sight, n), Earlier { beaten, ..earlier });
+    }
     let live: Vec<&Write> =
         window.concurrent(hash, seen).filter(|write| beaten.is_none_or(|upto| write.time > upto)).collect();
     if live.is_empty() {
@@ -74,11 +91,7 @@ pub(super) fn verdict(
             .hint("make both sides equal (`oplogue verify` shows where they differ), then choose a policy, or go on behind it with `oplogue position set FILE ROUTE --now`"));
     }
     if event.wall.is_none() {
-        return Err(Error::operator(format!(
-            "a document of {} was changed at both sides, and the source gives no wall clock to compare",
-            event.ns
-        ))
-        .hint("use a source of type mongo-oplog, or MongoDB 6.0 or later"));
+        return Err(no_clock(event));
     }
     let ours = Ranked { node: &settings.link.node, clock, is_delete: event.op == Op::Delete };
     let Some(greatest) = greatest(settings, policy, window, &live) else { return Ok(Verdict::Apply) };
@@ -95,15 +108,28 @@ pub(super) fn verdict(
     })
 }
 
-fn ranked<'a>(window: &'a Window, write: &Write) -> Ranked<'a> {
+pub(super) fn no_clock(event: &Event) -> Error {
+    Error::operator(format!(
+        "a document of {} was changed at both sides, and the source gives no wall clock to compare",
+        event.ns
+    ))
+    .hint("use a source of type mongo-oplog, or MongoDB 6.0 or later")
+}
+
+pub(super) fn ranked<'a>(window: &'a Window, write: &Write) -> Ranked<'a> {
     Ranked { node: window.node(write), clock: write.clock, is_delete: write.op == Op::Delete }
 }
 
-fn greatest<'a>(settings: &Settings, policy: Policy, window: &Window, live: &[&'a Write]) -> Option<&'a Write> {
+pub(super) fn greatest<'a>(
+    settings: &Settings,
+    policy: Policy,
+    window: &Window,
+    live: &[&'a Write],
+) -> Option<&'a Write> {
     live.iter().copied().max_by(|a, b| compare(policy, &settings.priority, ranked(window, a), ranked(window, b)))
 }
 
-fn kind(local: Op, remote: Op) -> &'static str {
+pub(super) fn kind(local: Op, remote: Op) -> &'static str {
     match (local, remote) {
         (Op::Delete, Op::Delete) => "delete-delete",
         (Op::Delete, _) => "delete-update",

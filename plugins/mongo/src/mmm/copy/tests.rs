@@ -83,6 +83,8 @@ impl Pair {
                 seen: vec![],
                 saw: vec![],
                 writes: vec![],
+                again: vec![],
+                waits: vec![],
                 log: LogState { clock: 0, since: zero, since_clock: 0 },
             },
             mode,
