@@ -167,7 +167,7 @@ impl Transform for Filter {
                 Verdict::Keep => true,
                 Verdict::Drop => false,
                 Verdict::Bad(error) => {
-                    bad.push((place, bad_event(event, count, error)));
+                    bad.push((place, BadEvent::refused(count, event.clone(), error)));
                     false
                 }
             };
@@ -191,8 +191,4 @@ impl Transform for Filter {
         batch.bad.extend(all.into_iter().map(|(_, _, bad)| bad));
         Ok(())
     }
-}
-
-fn bad_event(event: &Event, before: usize, error: Error) -> BadEvent {
-    BadEvent { before, time: event.time, ns: Some(event.ns.clone()), raw: event.raw.clone(), error }
 }

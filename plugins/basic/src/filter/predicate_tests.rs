@@ -88,14 +88,14 @@ fn bad_ones_stand_where_they_were_among_those_of_the_source() {
         event(Op::Update, None, None),
         known(doc! {"a": 1}),
     ];
-    let old = |before| BadEvent { before, time, ns: None, raw: Doc::empty(), error: Error::data("old") };
+    let old = |before| BadEvent::undecodable(before, time, None, Doc::empty(), Error::data("old"));
     for had in [vec![], vec![0, 2, 5]] {
         let bad = had.iter().copied().map(old).collect();
         let end = Position { token: Doc::empty(), time };
         let mut batch = Batch { events: events.clone(), bad, end, head: time, bytes: 0 };
         filter("after = { a = 1 }\nmissing = 'error'").apply(&mut batch).unwrap();
         assert_eq!(batch.events.len(), 2);
-        let left: Vec<_> = batch.bad.iter().map(|b| (b.before, b.raw != Doc::empty())).collect();
+        let left: Vec<_> = batch.bad.iter().map(|b| (b.before, b.event.is_some())).collect();
         match had.is_empty() {
             true => assert_eq!(left, [(1, true), (1, true)]),
             false => assert_eq!(left, [(0, false), (1, true), (1, false), (1, true), (2, false)]),

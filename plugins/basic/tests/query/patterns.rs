@@ -148,11 +148,12 @@ fn concat(rng: &mut Rng, depth: usize) -> String {
     out
 }
 
-/// A text that patterns meet.
+/// A text that patterns meet. No blank or line end beyond ASCII: PCRE 8 takes `\S+` and `\v` for disjoint and then gives up too early, which
+/// is no meaning to follow.
 pub fn text(rng: &mut Rng) -> String {
     const LETTERS: [char; 24] = [
         'a', 'a', 'b', 'B', 'é', 'É', '\n', '\n', '\r', ' ', '1', '_', '-', '#', 'k', '\u{212a}', 's', 'ſ', 'S', '{',
-        '\0', '\x0b', ']', '\u{2028}',
+        '\0', '\x0b', ']', 'é',
     ];
     (0..rng.below(6)).map(|_| LETTERS[rng.below(LETTERS.len())]).collect()
 }
