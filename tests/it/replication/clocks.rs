@@ -52,6 +52,8 @@ async fn one_clock_is_two_minutes_fast() {
     assert_eq!(text(&found, "by"), "fast again");
     // Unseen by each other the fast one wins, though the other wrote later; both ends agree.
     assert!(mesh.router.terminate().success());
+    // What each has heard of the other is within this very second.
+    ahead(&mesh.ends[0], 240).await;
     for end in 0..2 {
         let name = ["fast", "right"][end];
         mesh.coll(end, "c").update_one(doc! {"_id": 1}, doc! {"$set": {"by": name}}).await.unwrap();

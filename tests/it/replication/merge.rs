@@ -124,6 +124,7 @@ async fn fields_apart(mut mesh: Mesh, rounds: usize) {
     mesh.router.wait("ready", |o| o.get("/readyz").is_some_and(|(code, _)| code == 200));
     settle(&mut mesh, &why).await;
     let mut records = 0;
+    mesh.show_conflicts().await;
     for end in 0..mesh.ends.len() {
         for application in &applications {
             for ((key, path), value) in &application.last {
@@ -203,6 +204,7 @@ async fn fields_that_both_have_changed_are_decided_by_rank() {
             }
         }
     }
+    mesh.show_conflicts().await;
     assert_eq!(merged.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5], "one end records it");
     let mut found = Vec::new();
     for id in 1..=9 {

@@ -191,7 +191,7 @@ impl Mesh {
         }
     }
 
-    async fn show_conflicts(&self) {
+    pub async fn show_conflicts(&self) {
         for (n, end) in self.ends.iter().enumerate() {
             for mut record in self.conflicts(n).await {
                 for side in ["local", "remote"] {
