@@ -1,9 +1,10 @@
-//! Bundled plugins that need no server: the `stdout` and `null` sinks, the `filter` transform, the `file` checkpoint
-//! store and the `bson-dump` source.
+//! Bundled plugins that need no server: the `stdout` and `null` sinks, the transforms `filter`, `project` and
+//! `redact`, the `file` checkpoint store and the `bson-dump` source.
 #![deny(missing_docs)]
 
 mod checkpoints;
 mod dump;
+mod edit;
 mod extjson;
 mod filter;
 mod fingerprint;
@@ -22,6 +23,7 @@ use oplogue_api::Registry;
 pub fn register(r: &mut Registry) {
     checkpoints::register(r);
     dump::register(r);
+    edit::register(r);
     filter::register(r);
     null::register(r);
     stdout::register(r);

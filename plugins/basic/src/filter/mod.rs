@@ -12,7 +12,7 @@ use oplogue_api::{Batch, Error, Event, Field, FieldType, Namespace, Op, Registry
 use serde::Deserialize;
 
 use operations::Operations;
-use patterns::Patterns;
+pub(crate) use patterns::Patterns;
 
 const FIELDS: &[Field] = &[
     Field::new(
