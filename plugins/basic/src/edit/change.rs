@@ -317,6 +317,7 @@ impl Parts<'_> {
     /// `disambiguatedPaths` of those paths that are still there, with new names.
     fn exact_paths(&self, rules: &Rules, out: &mut Vec<u8>) -> Result<()> {
         let start = open(out, DOCUMENT, b"disambiguatedPaths");
+        let mut done: Vec<Vec<u8>> = Vec::new();
         for exact in &self.exact {
             let reached = rules.top().reach(exact.name, true, rules);
             let length = reached.length;
@@ -325,6 +326,7 @@ impl Parts<'_> {
             if !(self.set.iter().any(|(w, _)| is_there(w))
                 || self.unset.iter().any(is_there)
                 || self.truncate.iter().any(|(w, _)| is_there(w)))
+                || done.contains(&path)
             {
                 continue;
             }
@@ -349,6 +351,7 @@ impl Parts<'_> {
                 place = reached.place;
             }
             close(out, parts)?;
+            done.push(path);
         }
         close(out, start)
     }

@@ -5,8 +5,10 @@ mod diff;
 mod digest;
 mod document;
 mod event;
+mod names;
 mod project;
 mod redact;
+mod rename;
 mod scope;
 mod tree;
 #[cfg(test)]
@@ -17,4 +19,5 @@ use oplogue_api::Registry;
 pub(crate) fn register(r: &mut Registry) {
     project::register(r);
     redact::register(r);
+    rename::register(r);
 }

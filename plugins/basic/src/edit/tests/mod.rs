@@ -1,4 +1,5 @@
 mod events;
+mod names;
 mod paths;
 mod properties;
 mod reference;

@@ -89,7 +89,7 @@ fn with_id(mut doc: Document) -> Document {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn a_raw_edit_is_the_decoded_edit(seed in any::<u64>()) {
