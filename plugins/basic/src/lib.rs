@@ -1,5 +1,5 @@
-//! Bundled plugins that need no server: the `stdout` and `null` sinks, the transforms `filter`, `project` and
-//! `redact`, the `file` checkpoint store and the `bson-dump` source.
+//! Bundled plugins that need no server: the `stdout` and `null` sinks, the transform `filter` and those that
+//! edit events, the `file` checkpoint store and the `bson-dump` source.
 #![deny(missing_docs)]
 
 mod checkpoints;

@@ -60,6 +60,11 @@ fn transforms_that_edit_conform() {
         ("project", "exclude = ['n', 'b']\nempty_updates = 'keep'"),
         ("rename", "collections = [{ from = 'kit.*', to = 'other.*_x' }]\nfields = [{ from = 'n', to = 'number' }]"),
         ("rename", "fields = [{ from = 'a', to = 'b' }]"),
+        ("set", "fields = [{ field = 'a.x', value = 1 }, { field = '_meta', from = 'event' }]"),
+        ("dedupe", ""),
+        ("sample", "rate = 0.3"),
+        ("envelope", "format = 'debezium'"),
+        ("envelope", "format = 'cloudevents'\nnamespaces = ['kit.a']"),
         ("rename", "collections = [{ from = 'kit.a', to = 'local.a' }]"),
     ] {
         let make = || -> Box<dyn Transform> {

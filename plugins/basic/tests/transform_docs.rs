@@ -72,7 +72,14 @@ fn the_examples_do_what_they_show() {
                     Bson::from(fields.into_iter().collect::<Document>())
                 };
                 let (out, wanted) = (sorted(out), sorted(wanted));
-                assert_eq!(out, wanted, "line {}\n{}\n{}", at + 2 * n + 2, out.clone().into_relaxed_extjson(), wanted.clone().into_relaxed_extjson());
+                assert_eq!(
+                    out,
+                    wanted,
+                    "line {}\n{}\n{}",
+                    at + 2 * n + 2,
+                    out.clone().into_relaxed_extjson(),
+                    wanted.clone().into_relaxed_extjson()
+                );
             }
             assert!(lines.len() >= 4 && lines.len() % 2 == 0, "line {at} does not show two events before and after");
             shown.push(kind);

@@ -8,9 +8,7 @@ use oplogue_api::{
 
 use super::{
     diff,
-    document::{
-        ARRAY, DOCUMENT, Edited, Editor, NULL, close, collision, element, finished, header, is_empty, open,
-    },
+    document::{ARRAY, DOCUMENT, Edited, Editor, NULL, close, collision, element, finished, header, is_empty, open},
     tree::{Place, Reached, Rules},
 };
 

@@ -57,7 +57,9 @@ fn is_touched<'r>(
         let member = member?;
         let is_touched = match (kind, member.name) {
             (Kind::Array, b"a" | b"l") => false,
-            (Kind::Array, [b'u', at @ ..]) => editor.value(&place.element(index(at)?), member.value, depth)? != Edited::Same,
+            (Kind::Array, [b'u', at @ ..]) => {
+                editor.value(&place.element(index(at)?), member.value, depth)? != Edited::Same
+            }
             (Kind::Array, [b's', at @ ..]) => sub_is_touched(editor, &place.element(index(at)?), member.value, depth)?,
             (_, b"d" | b"u" | b"i" | b"b") => {
                 let mut any = false;
@@ -227,8 +229,10 @@ fn take<'r, 'a>(
             (Place::Inside(_), _) if editor.rules.otherwise == super::tree::Otherwise::Keep => Step::Binary(value),
             (Place::Inside(_), false) => Step::Delete,
             _ => {
-                return Err(Error::data("the update overwrites a part of a binary value, which cannot be redacted by itself")
-                    .hint("only time-series buckets are changed like that: leave `system.buckets.*` out"));
+                return Err(Error::data(
+                    "the update overwrites a part of a binary value, which cannot be redacted by itself",
+                )
+                .hint("only time-series buckets are changed like that: leave `system.buckets.*` out"));
             }
         },
         _ => Step::Sub(reached.place, value),

@@ -39,6 +39,13 @@ impl Rewrite for Digest {
     }
 }
 
+/// The same bytes for equal ids, as [`canonical`] has it; documents count as they are.
+pub(super) fn canonical_id(value: Value<'_>, update: impl FnMut(&[u8])) {
+    if let Some(kind) = value.kind() {
+        canonical(kind, value, update);
+    }
+}
+
 /// The same bytes for values that MongoDB takes for the same `_id`, and for no others: a number is one number whatever its type,
 /// and a symbol is its text.
 fn canonical(kind: ElementType, value: Value<'_>, mut update: impl FnMut(&[u8])) {

@@ -70,7 +70,8 @@ pub(super) fn each(batch: &mut Batch, hides: bool, mut edit: impl FnMut(&mut Eve
     if leaves.is_empty() {
         return;
     }
-    let (mut bad, mut given) = (Vec::with_capacity(failed.len()), std::mem::take(&mut batch.bad).into_iter().peekable());
+    let (mut bad, mut given) =
+        (Vec::with_capacity(failed.len()), std::mem::take(&mut batch.bad).into_iter().peekable());
     let mut failed = failed.into_iter().peekable();
     let mut count = 0;
     for (i, (event, leaves)) in batch.events.iter().zip(&leaves).enumerate() {
@@ -78,7 +79,8 @@ pub(super) fn each(batch: &mut Batch, hides: bool, mut edit: impl FnMut(&mut Eve
             bad.push(BadEvent { before: count, ..next });
         }
         if let Some((_, error)) = failed.next_if(|(at, _)| *at == i) {
-            let raw = if hides { without_content(Some(event.op), Some(&event.ns), event.time) } else { event.raw.clone() };
+            let raw =
+                if hides { without_content(Some(event.op), Some(&event.ns), event.time) } else { event.raw.clone() };
             bad.push(BadEvent { before: count, time: event.time, ns: Some(event.ns.clone()), raw, error });
         }
         count += usize::from(!leaves);

@@ -69,7 +69,8 @@ impl Names {
         let new = Namespace::new(&name);
         let is_wrong = new.db().is_empty() || new.coll().is_empty() || name.contains(['\0', '$']);
         if is_wrong || new.is_system() && !ns.is_system() {
-            let hint = "correct `to` in `collections`: it must give `database.collection`, and none of the server's own";
+            let hint =
+                "correct `to` in `collections`: it must give `database.collection`, and none of the server's own";
             return Err(Error::data(format!("{ns} would be renamed to `{name}`")).hint(hint));
         }
         Ok((new != *ns).then_some(new))
@@ -105,7 +106,10 @@ impl Rule {
     fn new(Renaming { from, to }: &Renaming) -> Result<Rule> {
         for text in [from, to] {
             if text.is_empty() || text.trim() != text {
-                return Err(wrong(format!("`{text}` is no name"), "write `database.collection`, without blanks around it"));
+                return Err(wrong(
+                    format!("`{text}` is no name"),
+                    "write `database.collection`, without blanks around it",
+                ));
             }
         }
         let expression = from.strip_prefix('/');

@@ -44,9 +44,12 @@ const FIELDS: &[Field] = &[
 const MODES: &[&str] = &["remove", "mask", "hash", "truncate"];
 
 pub(super) fn register(r: &mut Registry) {
-    r.transform("redact", "Removes, masks, hashes or truncates fields, wherever an event has them", FIELDS, |_, options| {
-        Ok(Box::new(Redact::new(options.parse()?)?))
-    });
+    r.transform(
+        "redact",
+        "Removes, masks, hashes or truncates fields, wherever an event has them",
+        FIELDS,
+        |_, options| Ok(Box::new(Redact::new(options.parse()?)?)),
+    );
 }
 
 #[derive(Deserialize)]
@@ -138,7 +141,11 @@ impl Redact {
             rules.add("fields", &table.field, action)?;
         }
         if options.key.is_some() && !uses_key {
-            return Err(wrong("key", "there is a key, but no field is hashed", "set mode = \"hash\", or leave `key` out"));
+            return Err(wrong(
+                "key",
+                "there is a key, but no field is hashed",
+                "set mode = \"hash\", or leave `key` out",
+            ));
         }
         let scope = Scope::new(options.namespaces.as_deref())?;
         Ok(Redact { rules, scope, drops_empty: options.empty_updates.0, scratch: Vec::new() })
@@ -159,7 +166,9 @@ fn action(table: &Table, mode: &str, option: &str, key: Option<&str>) -> Result<
     }
     let rewrite: Box<dyn Rewrite> = match mode {
         "remove" => return Ok(Action::Remove),
-        "mask" => Box::new(Mask { with: with.as_ref().map(|with| constant(field, with)).transpose()?, keep_last: *keep_last }),
+        "mask" => {
+            Box::new(Mask { with: with.as_ref().map(|with| constant(field, with)).transpose()?, keep_last: *keep_last })
+        }
         "hash" => {
             let hint = "set `key` to a long secret of your own, such as key = \"${REDACT_KEY}\"";
             let key = key.ok_or_else(|| wrong("key", format!("the digest of `{field}` needs a key"), hint))?;

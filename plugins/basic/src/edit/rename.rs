@@ -100,12 +100,16 @@ fn rules(fields: &[Renaming], replaces: bool) -> Result<Rules> {
             None => to,
             Some((other, new)) if other == parent => new,
             Some(_) => {
-                let hint = format!("write its new name alone, such as to = \"{}\"", to.rsplit('.').next().unwrap_or(to));
+                let hint =
+                    format!("write its new name alone, such as to = \"{}\"", to.rsplit('.').next().unwrap_or(to));
                 return Err(wrong(format!("`{from}` cannot move to `{to}`: a renamed field stays where it is"), &hint));
             }
         };
         if new.is_empty() || new.contains(['$', '\0', '*']) || new == name {
-            return Err(wrong(format!("`{to}` is no new name for `{from}`"), "write another name, without `$` and `*`"));
+            return Err(wrong(
+                format!("`{to}` is no new name for `{from}`"),
+                "write another name, without `$` and `*`",
+            ));
         }
         if is_index(new.as_bytes()) || is_index(name.as_bytes()) {
             let what = format!("`{from}` to `{to}`: an element of an array has no name");

@@ -86,7 +86,8 @@ impl Rules {
             return wrong(format!("`{path}` is no path of a field"), hint);
         }
         if path.contains(['\0', '*', '$']) {
-            let hint = "write the name alone: `items.price` is the price in every element of `items` already".to_owned();
+            let hint =
+                "write the name alone: `items.price` is the price in every element of `items` already".to_owned();
             return wrong(format!("`{path}` is no path of a field: it holds a `*`, a `$` or a zero byte"), hint);
         }
         if path.split('.').count() > DEEPEST {

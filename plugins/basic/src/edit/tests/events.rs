@@ -29,7 +29,9 @@ fn a_mask_keeps_types_and_shape() {
         "array": ["***", [0], {"x": "***"}], "document": {"x": {"y": 0}}, "min": Bson::MinKey,
     };
     assert_eq!(masked, wanted);
-    let with = |with: &str| edited("redact", &format!("fields = [{{ field = 'a', mode = 'mask', {with} }}]"), doc! {"a": ["x", 1, null]});
+    let with = |with: &str| {
+        edited("redact", &format!("fields = [{{ field = 'a', mode = 'mask', {with} }}]"), doc! {"a": ["x", 1, null]})
+    };
     assert_eq!(with("with = 'gone'"), doc! {"a": ["gone", "gone", null]});
     assert_eq!(with("with = -1"), doc! {"a": [-1, -1, null]});
     assert_eq!(with("with = 5000000000"), doc! {"a": [5_000_000_000_i64, 5_000_000_000_i64, null]});
@@ -44,7 +46,10 @@ fn a_mask_that_keeps_the_end_never_keeps_most() {
     };
     assert_eq!(keep(4, "4111 1111 1111 1234"), "***1234");
     assert_eq!(keep(4, "12345678"), "***5678");
-    assert_eq!((keep(4, "1234567"), keep(4, "1234"), keep(4, ""), keep(0, "1234")), ("***".into(), "***".into(), "***".into(), "***".into()));
+    assert_eq!(
+        (keep(4, "1234567"), keep(4, "1234"), keep(4, ""), keep(0, "1234")),
+        ("***".into(), "***".into(), "***".into(), "***".into())
+    );
     assert_eq!(keep(2, "größé😀"), "***é😀");
 }
 
@@ -83,9 +88,22 @@ fn digests_are_hmac_sha_256_and_one_for_equal_values() {
         }
     }
     let different = [
-        Bson::from("1"), 1.into(), 2.into(), (-1).into(), 0.5.into(), 0.1.into(), decimal("0.1"), true.into(), false.into(),
-        Bson::DateTime(DateTime::from_millis(1)), Bson::JavaScriptCode("1".into()), decimal("0.10000000000000001"),
-        decimal("0.100000000000000012"), f64::INFINITY.into(), Bson::Int64(i64::MAX), Bson::Double(i64::MAX as f64),
+        Bson::from("1"),
+        1.into(),
+        2.into(),
+        (-1).into(),
+        0.5.into(),
+        0.1.into(),
+        decimal("0.1"),
+        true.into(),
+        false.into(),
+        Bson::DateTime(DateTime::from_millis(1)),
+        Bson::JavaScriptCode("1".into()),
+        decimal("0.10000000000000001"),
+        decimal("0.100000000000000012"),
+        f64::INFINITY.into(),
+        Bson::Int64(i64::MAX),
+        Bson::Double(i64::MAX as f64),
     ];
     for (i, a) in different.iter().enumerate() {
         for b in &different[i + 1..] {
@@ -127,7 +145,9 @@ fn what_is_not_touched_is_handed_on_as_it_came() {
         let at = |doc: &Option<Doc>| doc.as_ref().unwrap().as_bytes().as_ptr();
         assert_eq!((at(&out.key), at(&out.after)), (at(&event.key), at(&event.after)), "{kind} {options}");
         assert_eq!(out.raw.as_bytes().as_ptr(), event.raw.as_bytes().as_ptr());
-        let (Some(Change::OplogV2(before)), Some(Change::OplogV2(after))) = (event.change, out.change) else { panic!() };
+        let (Some(Change::OplogV2(before)), Some(Change::OplogV2(after))) = (event.change, out.change) else {
+            panic!()
+        };
         assert_eq!(before.as_bytes().as_ptr(), after.as_bytes().as_ptr(), "{kind} {options}");
     }
 }
@@ -139,7 +159,10 @@ fn updates_of_which_nothing_is_left() {
         (diff(doc! {"u": {"a": 1}, "i": {"b": 1}, "d": {"a.x": false}}), diff(doc! {})),
         (diff(doc! {"sc": {"sd": {"u": {"a": 1}}}}), diff(doc! {})),
         (diff(doc! {"sc": {"a": true, "s0": {"u": {"x": 1}}}}), diff(doc! {})),
-        (Change::OplogV1(raw(&doc! {"$v": 1, "$unset": {"b.c": true}, "$set": {"a": 1}})), Change::OplogV1(raw(&doc! {"$v": 1}))),
+        (
+            Change::OplogV1(raw(&doc! {"$v": 1, "$unset": {"b.c": true}, "$set": {"a": 1}})),
+            Change::OplogV1(raw(&doc! {"$v": 1})),
+        ),
         (
             Change::ChangeStream(raw(&doc! {
                 "updatedFields": {"a.0": 1}, "removedFields": ["b"], "truncatedArrays": [{"field": "a", "newSize": 1}],
@@ -165,11 +188,16 @@ fn what_cannot_be_edited_is_bad_and_says_nothing() {
     let damaged = || Doc::new([12, 0, 0, 0, 2, b's', 0, b'e', b'c', b'r', b't', 0].to_vec().into()).unwrap();
     for (kind, options) in [("redact", "fields = ['x']"), ("project", "include = ['x']")] {
         let bad = |before| BadEvent {
-            before, time: time(), ns: Some(Namespace::new("app.users")), raw: damaged(), error: Error::data("before"),
+            before,
+            time: time(),
+            ns: Some(Namespace::new("app.users")),
+            raw: damaged(),
+            error: Error::data("before"),
         };
         let event = || Event { raw: damaged(), after: Some(damaged()), ..event(Op::Insert) };
         let fine = insert(doc! {"_id": 1, "y": 1});
-        let mut batch = batch(vec![fine.clone(), event(), fine.clone(), update(Change::OplogV2(raw(&doc! {"u": 1}))), fine]);
+        let mut batch =
+            batch(vec![fine.clone(), event(), fine.clone(), update(Change::OplogV2(raw(&doc! {"u": 1}))), fine]);
         batch.bad = vec![bad(0), bad(1), bad(2), bad(5)];
         make(kind, options).unwrap().apply(&mut batch).unwrap();
         assert_eq!(batch.events.len(), 3);

@@ -1,8 +1,10 @@
+mod envelope;
 mod events;
 mod names;
 mod paths;
 mod properties;
 mod reference;
+mod set;
 
 use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use oplogue_api::{Batch, Change, Context, Doc, Event, Namespace, Op, Options, Position, Registry, Result, Transform};
@@ -40,7 +42,10 @@ fn one(transform: &mut dyn Transform, event: Event) -> Option<Event> {
 }
 
 fn event(op: Op) -> Event {
-    Event { key: Some(raw(&doc! {"_id": 1})), ..Event::new(op, Namespace::new("app.users"), time(), raw(&doc! {"raw": 1})) }
+    Event {
+        key: Some(raw(&doc! {"_id": 1})),
+        ..Event::new(op, Namespace::new("app.users"), time(), raw(&doc! {"raw": 1}))
+    }
 }
 
 fn insert(after: Document) -> Event {

@@ -1,4 +1,3 @@
-
 use super::*;
 
 fn rename(collections: &str, ns: &str) -> String {
@@ -66,27 +65,52 @@ fn barriers_are_renamed_with_what_the_server_sent() {
             doc! {"op": "c", "ns": "b.$cmd", "o": {"create": "y", "capped": true}},
         ),
         (
-            barrier(Op::Create, "c.v", None, doc! {"op": "i", "ns": "c.system.views", "o": {"_id": "c.v", "viewOn": "x", "pipeline": []}}),
+            barrier(
+                Op::Create,
+                "c.v",
+                None,
+                doc! {"op": "i", "ns": "c.system.views", "o": {"_id": "c.v", "viewOn": "x", "pipeline": []}},
+            ),
             names("d.v", None),
             doc! {"op": "i", "ns": "d.system.views", "o": {"_id": "d.v", "viewOn": "x", "pipeline": []}},
         ),
         (
-            barrier(Op::Rename, "a.x", Some("c.z"), doc! {"op": "c", "ns": "a.$cmd", "o": {"renameCollection": "a.x", "to": "c.z", "stayTemp": false}}),
+            barrier(
+                Op::Rename,
+                "a.x",
+                Some("c.z"),
+                doc! {"op": "c", "ns": "a.$cmd", "o": {"renameCollection": "a.x", "to": "c.z", "stayTemp": false}},
+            ),
             names("b.y", Some("d.z")),
             doc! {"op": "c", "ns": "b.$cmd", "o": {"renameCollection": "b.y", "to": "d.z", "stayTemp": false}},
         ),
         (
-            barrier(Op::Rename, "a.q", Some("a.x"), doc! {"operationType": "rename", "ns": {"db": "a", "coll": "q"}, "to": {"db": "a", "coll": "x"}, "operationDescription": {"to": {"db": "a", "coll": "x"}}}),
+            barrier(
+                Op::Rename,
+                "a.q",
+                Some("a.x"),
+                doc! {"operationType": "rename", "ns": {"db": "a", "coll": "q"}, "to": {"db": "a", "coll": "x"}, "operationDescription": {"to": {"db": "a", "coll": "x"}}},
+            ),
             names("a.q", Some("b.y")),
             doc! {"operationType": "rename", "ns": {"db": "a", "coll": "q"}, "to": {"db": "b", "coll": "y"}, "operationDescription": {"to": {"db": "b", "coll": "y"}}},
         ),
         (
-            barrier(Op::Index, "a.x", None, doc! {"operationType": "createIndexes", "ns": {"db": "a", "coll": "x"}, "operationDescription": {"indexes": [{"name": "x"}]}}),
+            barrier(
+                Op::Index,
+                "a.x",
+                None,
+                doc! {"operationType": "createIndexes", "ns": {"db": "a", "coll": "x"}, "operationDescription": {"indexes": [{"name": "x"}]}},
+            ),
             names("b.y", None),
             doc! {"operationType": "createIndexes", "ns": {"db": "b", "coll": "y"}, "operationDescription": {"indexes": [{"name": "x"}]}},
         ),
         (
-            barrier(Op::Index, "a.x", None, doc! {"op": "c", "ns": "a.$cmd", "o": {"createIndexes": "x", "v": 2, "name": "x", "ns": "a.x"}}),
+            barrier(
+                Op::Index,
+                "a.x",
+                None,
+                doc! {"op": "c", "ns": "a.$cmd", "o": {"createIndexes": "x", "v": 2, "name": "x", "ns": "a.x"}},
+            ),
             names("b.y", None),
             doc! {"op": "c", "ns": "b.$cmd", "o": {"createIndexes": "y", "v": 2, "name": "x", "ns": "b.y"}},
         ),

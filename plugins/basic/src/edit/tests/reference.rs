@@ -24,7 +24,8 @@ pub(super) fn edit_path(doc: Document, path: &str, act: Act<'_>) -> Document {
 fn inside(value: Bson, path: &[&str], is_top: bool, act: Act<'_>) -> Bson {
     let element = |name: &str, mut value: Bson| {
         if name == path[0] {
-            value = if path.len() == 1 { act(value).unwrap_or(Bson::Null) } else { inside(value, &path[1..], false, act) };
+            value =
+                if path.len() == 1 { act(value).unwrap_or(Bson::Null) } else { inside(value, &path[1..], false, act) };
         }
         inside(value, path, false, act)
     };
@@ -79,7 +80,9 @@ fn included(value: &Bson, paths: &[&[&str]], is_top: bool) -> Option<Bson> {
         included(value, &all, false).unwrap_or(Bson::Null)
     };
     match value {
-        Bson::Array(all) => Some(Bson::Array(all.iter().enumerate().map(|(i, v)| element(&i.to_string(), v)).collect())),
+        Bson::Array(all) => {
+            Some(Bson::Array(all.iter().enumerate().map(|(i, v)| element(&i.to_string(), v)).collect()))
+        }
         Bson::Document(doc) => {
             let mut out = Document::new();
             for (name, value) in doc {
