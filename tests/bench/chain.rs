@@ -11,8 +11,14 @@ const BATCH: usize = 1000;
 
 const CHAIN: [(&str, &str); 3] = [
     ("filter", "namespaces = ['app.*', '!app.audit_*']\noperations = ['insert', 'update', 'replace', 'delete']"),
-    ("redact", "fields = ['ssn', { field = 'phone', mode = 'mask', keep_last = 4 }, { field = 'address.zip', mode = 'truncate', length = 2 }]"),
-    ("rename", "collections = [{ from = 'app.edited', to = 'staging.edited' }]\nfields = [{ from = 'mail', to = 'email' }]"),
+    (
+        "redact",
+        "fields = ['ssn', { field = 'phone', mode = 'mask', keep_last = 4 }, { field = 'address.zip', mode = 'truncate', length = 2 }]",
+    ),
+    (
+        "rename",
+        "collections = [{ from = 'app.edited', to = 'staging.edited' }]\nfields = [{ from = 'mail', to = 'email' }]",
+    ),
 ];
 
 /// Prints what is measured for so many events, each kind.
@@ -21,7 +27,9 @@ const CHAIN: [(&str, &str); 3] = [
 /// When an event is lost on the way.
 pub fn run(registry: &Registry, events: u64) {
     println!("{:<40}{:>14}", "filter + redact + rename", "an event");
-    for (name, ns, is_edited) in [("nothing is edited", "app.plain", false), ("every event is edited", "app.edited", true)] {
+    for (name, ns, is_edited) in
+        [("nothing is edited", "app.plain", false), ("every event is edited", "app.edited", true)]
+    {
         let mut chain: Vec<Box<dyn Transform>> = CHAIN
             .iter()
             .map(|(kind, options)| {

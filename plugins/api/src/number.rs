@@ -157,7 +157,7 @@ impl Decimal {
         }
     }
 
-    /// -1, 0 or 1, beyond which nothing but the magnitudes counts; 2 from below for what is no number.
+    /// By which decimals compare before their magnitudes do: not a number, then by sign, infinities outside.
     fn class(self) -> i8 {
         match self {
             Decimal::NaN => -3,
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn decimals_that_are_not_canonical_are_zero() {
-        for bits in [0b11 << 125, (0x3040 << 112 | (1 << 113) - 1u128) & !(0b11 << 125) | 0x3040 << 112] {
+        for bits in [0b11 << 125, (1 << 113) - 1] {
             let decimal = Number::Decimal(Decimal::from_bits(bits));
             assert_eq!(decimal.compare(Number::Int(0)), Ordering::Equal, "{decimal:?}");
         }

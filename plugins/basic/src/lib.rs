@@ -1,11 +1,12 @@
-//! Bundled plugins that need no server: the `stdout` and `null` sinks, the transform `filter` and those that
-//! edit events, the `file` checkpoint store and the `bson-dump` source.
+//! Bundled plugins that need no server: the `stdout`, `file` and `null` sinks, the transform `filter` and those that edit
+//! events, the `file` checkpoint store and the `bson-dump` source.
 #![deny(missing_docs)]
 
 mod checkpoints;
 mod dump;
 mod edit;
 mod extjson;
+mod file;
 mod filter;
 mod fingerprint;
 mod null;
@@ -24,6 +25,7 @@ pub fn register(r: &mut Registry) {
     checkpoints::register(r);
     dump::register(r);
     edit::register(r);
+    file::register(r);
     filter::register(r);
     null::register(r);
     stdout::register(r);

@@ -49,9 +49,17 @@ pub(super) fn edit(rules: &Rules, event: &mut Event, scratch: &mut Vec<u8>) -> R
     Ok(if is_emptied { Outcome::Emptied } else { Outcome::Edited })
 }
 
-/// Gives every event to `edit`, which says whether it goes on; one that it fails on is a bad event from then on. With `hides`, that
-/// one keeps nothing of what it held.
+/// Gives every event to `edit`, which says whether it goes on, and leaves one that it fails on as it was: that one is a bad event from then
+/// on. With `hides`, it keeps nothing of what it held. Events that are bad already are edited as well, since they may go on one day.
 pub(super) fn each(batch: &mut Batch, hides: bool, mut edit: impl FnMut(&mut Event) -> Result<bool>) {
+    for bad in &mut batch.bad {
+        if let Some(event) = &mut bad.event
+            && edit(event).is_err()
+            && hides
+        {
+            (bad.raw, bad.event) = (without_content(Some(event.op), Some(&event.ns), event.time), None);
+        }
+    }
     let mut failed: Vec<(usize, Error)> = Vec::new();
     // Whether each leaves, once one does.
     let mut leaves: Vec<bool> = Vec::new();
@@ -70,25 +78,28 @@ pub(super) fn each(batch: &mut Batch, hides: bool, mut edit: impl FnMut(&mut Eve
     if leaves.is_empty() {
         return;
     }
-    let (mut bad, mut given) =
-        (Vec::with_capacity(failed.len()), std::mem::take(&mut batch.bad).into_iter().peekable());
+    let mut given = std::mem::take(&mut batch.bad).into_iter().peekable();
     let mut failed = failed.into_iter().peekable();
-    let mut count = 0;
-    for (i, (event, leaves)) in batch.events.iter().zip(&leaves).enumerate() {
+    let events = std::mem::take(&mut batch.events);
+    batch.events.reserve(events.len());
+    for (i, (event, leaves)) in events.into_iter().zip(leaves).enumerate() {
+        let before = batch.events.len();
         while let Some(next) = given.next_if(|b| b.before <= i) {
-            bad.push(BadEvent { before: count, ..next });
+            batch.bad.push(BadEvent { before, ..next });
         }
-        if let Some((_, error)) = failed.next_if(|(at, _)| *at == i) {
-            let raw =
-                if hides { without_content(Some(event.op), Some(&event.ns), event.time) } else { event.raw.clone() };
-            bad.push(BadEvent { before: count, time: event.time, ns: Some(event.ns.clone()), raw, error });
+        if !leaves {
+            batch.events.push(event);
+        } else if let Some((_, error)) = failed.next_if(|(at, _)| *at == i) {
+            batch.bad.push(if hides {
+                let raw = without_content(Some(event.op), Some(&event.ns), event.time);
+                BadEvent::undecodable(before, event.time, Some(event.ns), raw, error)
+            } else {
+                BadEvent::refused(before, event, error)
+            });
         }
-        count += usize::from(!leaves);
     }
-    bad.extend(given.map(|next| BadEvent { before: count, ..next }));
-    batch.bad = bad;
-    let mut leaves = leaves.into_iter();
-    batch.events.retain(|_| !leaves.next().unwrap_or(false));
+    let before = batch.events.len();
+    batch.bad.extend(given.map(|next| BadEvent { before, ..next }));
 }
 
 /// Leaves of the entries that could not be decoded nothing but what they are: nobody can say what is in them.

@@ -135,15 +135,29 @@ impl Rename {
         if matches!(event.op, Op::Gap | Op::DeadLetter) || !self.scope.has(&event.ns) {
             return Ok(());
         }
-        self.rename_collections(event)?;
+        let (ns, to) = self.new_names(event)?;
         if let Some(rules) = &self.rules {
             event::edit(rules, event, &mut self.scratch)?;
+        }
+        if ns.is_none() && to.is_none() {
+            return Ok(());
+        }
+        let (old, old_to) = (event.ns.clone(), event.to.clone());
+        event.ns = ns.unwrap_or_else(|| old.clone());
+        event.to = to.or_else(|| old_to.clone());
+        if event.op.is_barrier()
+            && let Some(names) = &self.names
+            && let Err(e) = rename_command(event, &old, names)
+        {
+            (event.ns, event.to) = (old, old_to);
+            return Err(e);
         }
         Ok(())
     }
 
-    fn rename_collections(&mut self, event: &mut Event) -> Result<()> {
-        let Some(names) = &self.names else { return Ok(()) };
+    /// The new names of the namespace and of the one that a collection is renamed to, where they are others.
+    fn new_names(&mut self, event: &Event) -> Result<(Option<Namespace>, Option<Namespace>)> {
+        let Some(names) = &self.names else { return Ok((None, None)) };
         let mut failed = None;
         let mut new = |ns: &Namespace| {
             self.decided.get(ns, || {
@@ -155,19 +169,11 @@ impl Rename {
         };
         let (ns, to) = (new(&event.ns), event.to.as_ref().and_then(&mut new));
         if let Some(e) = failed {
+            // What failed is not worth remembering, least of all as a name that stays.
             self.decided = Memory::new();
             return Err(e);
         }
-        if ns.is_none() && to.is_none() {
-            return Ok(());
-        }
-        let old = event.ns.clone();
-        event.ns = ns.unwrap_or_else(|| old.clone());
-        event.to = to.or(event.to.take());
-        if event.op.is_barrier() {
-            rename_command(event, &old, names)?;
-        }
-        Ok(())
+        Ok((ns, to))
     }
 }
 

@@ -40,6 +40,10 @@ impl Peer {
                     let e = Error::transient("the peer has another document with the value of a unique index");
                     return Err(Failure::TooLarge(e).into());
                 }
+                let document = command.document(statement);
+                if code == 11000 && self.is_asked(state, &events[event], reply.refusal(), document, tactics).await? {
+                    return Err(Retry::Otherwise);
+                }
                 return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
             }
             if command.must_find().is_some_and(|n| n != reply.n()) {

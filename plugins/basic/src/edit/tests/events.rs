@@ -193,6 +193,8 @@ fn what_cannot_be_edited_is_bad_and_says_nothing() {
             ns: Some(Namespace::new("app.users")),
             raw: damaged(),
             error: Error::data("before"),
+            event: None,
+            by: None,
         };
         let event = || Event { raw: damaged(), after: Some(damaged()), ..event(Op::Insert) };
         let fine = insert(doc! {"_id": 1, "y": 1});
@@ -218,4 +220,26 @@ fn barriers_pass_as_they_are() {
         let out = one(&mut *make("redact", "fields = ['raw']").unwrap(), event.clone()).unwrap();
         assert_eq!(out.to_document(), event.to_document());
     }
+}
+
+#[test]
+fn events_that_are_bad_already_are_edited_too() {
+    let options = "fields = ['x']";
+    let refused = |event: Event| BadEvent::refused(0, event, Error::data("before"));
+    let damaged = Doc::new([12, 0, 0, 0, 2, b's', 0, b'e', b'c', b'r', b't', 0].to_vec().into()).unwrap();
+    let mut batch = batch(vec![]);
+    batch.bad = vec![
+        refused(insert(doc! {"_id": 1, "x": "secret", "y": 1})),
+        refused(Event { after: Some(damaged.clone()), ..event(Op::Insert) }),
+    ];
+    make("redact", options).unwrap().apply(&mut batch).unwrap();
+    let edited = batch.bad[0].event.as_ref().unwrap();
+    assert_eq!((decoded(edited.after.as_ref().unwrap()), &edited.raw), (doc! {"_id": 1, "y": 1}, &Doc::empty()));
+    assert!(batch.bad[1].event.is_none() && batch.bad[1].raw.get_timestamp("time").is_ok());
+    // A transform that hides nothing keeps the whole event, as it was before.
+    let both = Event { ns: Namespace::new("a.x"), ..insert(doc! {"_id": 1, "a": 1, "b": 2}) };
+    let mut batch = super::batch(vec![both.clone()]);
+    let options = "fields = [{ from = 'a', to = 'b' }]\ncollections = [{ from = 'a.*', to = 'c.*' }]";
+    make("rename", options).unwrap().apply(&mut batch).unwrap();
+    assert_eq!(batch.bad[0].event.as_ref().unwrap().to_document(), both.to_document());
 }
