@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc, rawdoc};
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, rawdoc};
 use oplogue_api::{Batch, Context, Doc, Event, Options, Position, Registry};
 
 /// The blocks of code of a kind, with their place.
@@ -67,7 +67,7 @@ fn the_examples_do_what_they_show() {
                 }
                 // Without the order of the event's own fields, which is no part of the format.
                 let sorted = |doc: Option<Document>| {
-                    let mut fields: Vec<_> = doc.unwrap_or(doc! {}).into_iter().collect();
+                    let mut fields: Vec<_> = doc.unwrap_or_default().into_iter().collect();
                     fields.sort_by(|a, b| a.0.cmp(&b.0));
                     Bson::from(fields.into_iter().collect::<Document>())
                 };

@@ -63,29 +63,32 @@ fn canonical_number(number: Number, mut update: impl FnMut(&[u8])) {
         update(&[WHOLE]);
         return update(&n.to_le_bytes());
     }
-    let double = |mut update: Box<dyn FnMut(&[u8]) + '_>, d: f64| {
-        update(&[ElementType::Double as u8]);
-        update(&(if d.is_nan() { f64::NAN } else { d }).to_bits().to_le_bytes());
-    };
-    match number {
-        Number::Int(_) => {}
-        Number::Double(d) => double(Box::new(update), d),
-        Number::Decimal(Decimal::NaN) => double(Box::new(update), f64::NAN),
+    let double = match number {
+        // An integer is exact.
+        Number::Int(n) => n as f64,
+        Number::Double(d) => d,
+        Number::Decimal(Decimal::NaN) => f64::NAN,
         Number::Decimal(Decimal::Infinity { negative }) => {
-            double(Box::new(update), if negative { f64::NEG_INFINITY } else { f64::INFINITY });
+            if negative {
+                f64::NEG_INFINITY
+            } else {
+                f64::INFINITY
+            }
         }
         Number::Decimal(Decimal::Finite { negative, mut coefficient, mut exponent }) => {
             let sign = if negative { "-" } else { "" };
             // A double can be this decimal exactly, such as 0.5; then they are one number.
             let nearest: f64 = format!("{sign}{coefficient}e{exponent}").parse().unwrap_or(f64::NAN);
-            if Number::Double(nearest).compare(number).is_eq() {
-                return double(Box::new(update), nearest);
+            if Number::Double(nearest).compare(number).is_ne() {
+                while coefficient > 0 && coefficient % 10 == 0 {
+                    (coefficient, exponent) = (coefficient / 10, exponent + 1);
+                }
+                update(&[ElementType::Decimal128 as u8]);
+                return update(format!("{sign}{coefficient}e{exponent}").as_bytes());
             }
-            while coefficient > 0 && coefficient % 10 == 0 {
-                (coefficient, exponent) = (coefficient / 10, exponent + 1);
-            }
-            update(&[ElementType::Decimal128 as u8]);
-            update(format!("{sign}{coefficient}e{exponent}").as_bytes());
+            nearest
         }
-    }
+    };
+    update(&[ElementType::Double as u8]);
+    update(&(if double.is_nan() { f64::NAN } else { double }).to_bits().to_le_bytes());
 }

@@ -135,8 +135,11 @@ impl Rule {
             wrong(format!("`{from}` is no regular expression: {e}"), "see https://docs.rs/regex/#syntax")
         })?;
         let groups = regex.captures_len() - 1;
-        if let Some(n) = to.iter().find_map(|p| matches!(p, Part::Group(n) if *n > groups).then_some(p)) {
-            let Part::Group(n) = n else { unreachable!() };
+        let too_high = to.iter().find_map(|part| match part {
+            Part::Group(n) if *n > groups => Some(n),
+            _ => None,
+        });
+        if let Some(n) = too_high {
             let what = format!("`${n}` is what group {n} of `{from}` found, which has only {groups}");
             return Err(wrong(what, "put round brackets around what `to` needs"));
         }
