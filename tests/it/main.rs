@@ -18,6 +18,7 @@ mod graph;
 mod hostile;
 mod leaks;
 mod outage;
+mod predicates;
 mod process;
 mod replay;
 mod replication;

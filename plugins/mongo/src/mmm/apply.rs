@@ -9,7 +9,7 @@ use super::{
     arbiter,
     document::{self, Now, Whole, Why},
     marker::Marker,
-    names,
+    names, nested,
     origin::{Documents, as_bson, raw},
     records,
     sight::Sight,
@@ -51,6 +51,17 @@ pub(super) struct Tactics {
     pub asks: HashMap<EventId, Vec<Ask>>,
     /// The documents that met over them.
     pub met: Unsettled,
+}
+
+impl Tactics {
+    /// A concurrent write may lie behind the snapshot: the next one has it for certain. At once; but behind a writer that never
+    /// rests, with waits.
+    pub fn look_again(&mut self) -> Retry {
+        match std::mem::replace(&mut self.has_looked_again, true) {
+            false => Retry::Otherwise,
+            true => Failure::Again(Error::transient("another writer was in the way")).into(),
+        }
+    }
 }
 
 /// A document that only the origin knows.
@@ -105,8 +116,8 @@ impl Peer {
         let has_spoken = !state.marker()?.again.is_empty();
         marker.unsettled.merge(&tactics.met);
         if let Some(window) = &mut state.window {
-            if has_spoken {
-                // What the last words were about is still needed, which only the log says.
+            // What the last words were about is still needed, which only the log says. And much is not read with documents locked.
+            if has_spoken || window.is_behind() {
                 window.pull(self.client().await?).await?;
             }
             sight.known = window.at();
@@ -144,13 +155,37 @@ impl Peer {
         tactics: &mut Tactics,
     ) -> Result<Writes, Retry> {
         self.mark(transaction, state, marker).await?;
+        // Where fields are merged, what comes of the log may also have to be said.
+        if state.window.is_some() && !self.settings.merges() && tactics.asks.is_empty() {
+            let (mut subjects, mut writes) = Default::default();
+            let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+            if subjects.is_empty() {
+                let planned = (plans, subjects, writes);
+                return self.write_meanwhile(transaction, state, events, (sight, marker), planned, tactics).await;
+            }
+        }
         if let Some(window) = &mut state.window {
             window.pull(self.client().await?).await?;
         }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
         let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        self.carry_out(transaction, state, events, (sight, marker), (plans, subjects, writes), tactics).await
+    }
+
+    /// The writes behind the marker. While the log of the peer is read, `state.window` is not there.
+    pub(super) async fn carry_out(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        events: &[Event],
+        (sight, marker): (&Sight, &Marker),
+        (plans, mut subjects, mut writes): Planned,
+        tactics: &mut Tactics,
+    ) -> Result<Writes, Retry> {
         self.read(transaction, &mut subjects).await?;
+        let is_statement = |n: usize| matches!(plans[n], Plan::Statement(..)) && self.settings.stamp.is_none();
+        let mut nested = nested::statements(transaction, events, is_statement, tactics).await?;
 
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
@@ -164,6 +199,7 @@ impl Peer {
                     true
                 }
                 Plan::Statement(kind, statement) => {
+                    let statement = nested.remove(&n).unwrap_or(statement);
                     commands.push(n, &event.ns, key, state.serial.contains(&event.ns), kind, statement);
                     true
                 }
@@ -321,16 +357,11 @@ impl Peer {
             }
             let verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
             if matches!(verdict, Verdict::TooNew) {
-                // At once; but behind a writer that never rests, with waits.
-                let again = std::mem::replace(&mut tactics.has_looked_again, true);
-                let busy = || Failure::Again(Error::transient("another writer was in the way"));
-                return Err(if again { Retry::Failure(busy()) } else { Retry::Otherwise });
+                return Err(tactics.look_again());
             }
             match &verdict {
-                Verdict::Wait => {
-                    if !left.contains_key(&place) {
-                        left.insert(place.clone(), Word::on(event, key, event.time, false)?);
-                    }
+                Verdict::Wait if !left.contains_key(&place) => {
+                    left.insert(place.clone(), Word::on(event, key, event.time, false)?);
                 }
                 // The word on what was left out before.
                 Verdict::Apply if is_word(event) => {
@@ -437,15 +468,18 @@ impl Peer {
 pub(super) struct Writes {
     pub outcome: Outcome,
     pub records: Vec<Document>,
-    pub tombstones: Vec<Document>,
+    pub tombstones: Vec<RawDocumentBuf>,
     /// The documents that were taken whole from the origin, and what is in them.
     taken: HashMap<Place, Timestamp>,
     /// By hash, up to when writes of the peer have lost.
     beaten: Vec<(u64, Timestamp)>,
 }
 
+/// What is to be done with each event, the documents that are read for it, and what is known to be written beside.
+pub(super) type Planned = (Vec<Plan>, Subjects, Writes);
+
 /// What is to be done with an event.
-enum Plan {
+pub(super) enum Plan {
     Nothing,
     Statement(Kind, RawDocumentBuf),
     /// Outside of the transaction: its collection takes none.

@@ -257,6 +257,12 @@ impl Settings {
         is_one_way(&self.policy) && self.exceptions.iter().all(|(_, policy)| is_one_way(policy))
     }
 
+    /// Whether fields are merged anywhere.
+    pub fn merges(&self) -> bool {
+        let mut all = self.exceptions.iter().map(|(_, policy)| policy).chain([&self.policy]);
+        all.any(|policy| policy.conflicts == Conflicts::Merge)
+    }
+
     pub fn policy(&self, ns: &Namespace) -> Policy {
         let found = self.exceptions.iter().find(|(globs, _)| globs.matches(ns.as_str()));
         found.map_or(self.policy, |(_, policy)| *policy)

@@ -1,6 +1,6 @@
 //! What is written beside the data: conflicts and tombstones.
 
-use bson::{Bson, DateTime, Document, RawDocument, doc, oid::ObjectId};
+use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId, raw::cstr};
 use oplogue_api::{Event, Namespace, Op, Result};
 
 use super::{
@@ -174,12 +174,15 @@ fn with_document(mut side: Document, version: Option<&RawDocument>) -> Result<Do
 }
 
 /// That a document was deleted, for writes of it that come late.
-pub(super) fn tombstone(node: &str, event: &Event, key: &RawDocument) -> Result<Document> {
+pub(super) fn tombstone(node: &str, event: &Event, key: &RawDocument) -> Result<RawDocumentBuf> {
     debug_assert_eq!(event.op, Op::Delete);
-    Ok(doc! {
-        "_id": {"ns": event.ns.as_str(), "id": as_bson(id(key)?)?},
-        "node": node,
-        "clock": event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000),
-        "at": DateTime::now(),
-    })
+    let mut of = RawDocumentBuf::new();
+    of.append(cstr!("ns"), event.ns.as_str());
+    of.append(cstr!("id"), id(key)?);
+    let mut stone = RawDocumentBuf::new();
+    stone.append(cstr!("_id"), of);
+    stone.append(cstr!("node"), node);
+    stone.append(cstr!("clock"), event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000));
+    stone.append(cstr!("at"), DateTime::now());
+    Ok(stone)
 }

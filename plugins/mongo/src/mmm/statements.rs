@@ -179,7 +179,7 @@ pub(super) fn statement(
     })
 }
 
-fn update(key: &RawDocument, with: impl Into<RawBson>) -> Result<Applied> {
+pub(super) fn update(key: &RawDocument, with: impl Into<RawBson>) -> Result<Applied> {
     let mut statement = RawDocumentBuf::new();
     statement.append(cstr!("q"), filter(key)?);
     statement.append(cstr!("u"), with.into());

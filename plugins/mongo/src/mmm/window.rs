@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bson::{Document, RawDocument, Timestamp, doc};
@@ -39,6 +40,9 @@ const WRITE_BYTES: usize = 96;
 
 /// Seconds of the peer's clock between places in its log from which the window can be made anew.
 const PLACES: u32 = 10;
+
+/// After so long without a look much may have come.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// By hash, the last write of a transaction: time at the origin, clock, whether it is a delete.
 type Exact = HashMap<u64, (Timestamp, i64, bool)>;
@@ -80,6 +84,8 @@ pub(super) struct Window {
     link: Link,
     /// The last entry of the log that was read.
     at: Timestamp,
+    /// When it was read to its end.
+    pulled: Option<Instant>,
     /// The greatest clock of the markers up to there.
     clock: i64,
     /// Places from which the window can be made anew, and what `clock` was there.
@@ -110,6 +116,7 @@ impl Window {
         Window {
             link,
             at: since,
+            pulled: None,
             clock,
             clocks: VecDeque::from([(since, clock)]),
             nodes,
@@ -142,6 +149,17 @@ impl Window {
     /// Up to where the log was read.
     pub fn at(&self) -> Timestamp {
         self.at
+    }
+
+    /// Whether there may be much to read.
+    pub fn is_behind(&self) -> bool {
+        self.pulled.is_none_or(|at| at.elapsed() > PAUSE)
+    }
+
+    /// Whether anything of others came behind that time.
+    pub fn has_entered_since(&self, time: Timestamp) -> bool {
+        let removed = self.removed.iter().map(|(time, _)| *time);
+        removed.chain(self.order.back().map(|(time, _)| *time)).any(|entered| entered > time)
     }
 
     /// How far the log of another node is applied at the peer, as far as was read.
@@ -281,6 +299,7 @@ impl Window {
         if first {
             return Err(gone());
         }
+        self.pulled = Some(Instant::now());
         // A place to begin at again, now and then.
         if self.clocks.back().is_none_or(|(time, _)| self.at.time >= time.time + PLACES) {
             self.clocks.push_back((self.at, self.clock));
@@ -288,16 +307,19 @@ impl Window {
         Ok(())
     }
 
-    /// Of our own transactions, only the marker.
+    /// Of our own transactions, only the marker. Most entries are plain: of those only `op` is looked at.
     fn command(&self) -> Document {
-        let first = |field: &str| doc! {"$arrayElemAt": [format!("$o.applyOps.{field}"), 0]};
+        let first = doc! {"$arrayElemAt": ["$o.applyOps", 0]};
         let ours = doc! {"$and": [
+            {"$eq": ["$op", "c"]},
             {"$eq": ["$ns", "admin.$cmd"]},
-            {"$eq": [first("ns"), oplogue_api::MARKERS]},
-            {"$eq": [first("o.node"), &self.link.node]},
-            {"$eq": [first("o.peer"), &self.link.peer]},
+            {"$let": {"vars": {"first": &first}, "in": {"$and": [
+                {"$eq": ["$$first.ns", oplogue_api::MARKERS]},
+                {"$eq": ["$$first.o.node", &self.link.node]},
+                {"$eq": ["$$first.o.peer", &self.link.peer]},
+            ]}}},
         ]};
-        let marker = doc! {"applyOps": [{"$arrayElemAt": ["$o.applyOps", 0]}]};
+        let marker = doc! {"applyOps": [first]};
         doc! {
             "find": "oplog.rs",
             "filter": {"ts": {"$gte": self.at}},
