@@ -1,6 +1,7 @@
 //! `make bench`: how fast the router is, as a ratio to reading the oplog with the bare driver. Started by run.sh, which
 //! provides the servers and the release build.
 
+mod chain;
 mod latency;
 mod load;
 mod measure;
@@ -76,6 +77,9 @@ async fn run() -> Result<(), Failure> {
     let parts = var("BENCH_PARTS")?;
     if parts.contains("reading") {
         reading(&plan).await?;
+    }
+    if parts.contains("chain") {
+        chain::run(&oplogue::builtin::registry(), plan.events);
     }
     if parts.contains("replication") {
         replicate::run(&plan).await?;

@@ -2,7 +2,7 @@
 # make bench: the router's speed as a ratio to reading the oplog with the bare driver, and that of replication as a ratio to a
 # plain loader, on this machine, in one run.
 #
-#   EVENTS=1000000 OPERATIONS=200000 ROUNDS=3 PARTS="reading replication" tests/bench/run.sh
+#   EVENTS=1000000 OPERATIONS=200000 ROUNDS=3 PARTS="reading chain replication" tests/bench/run.sh
 #
 # Starts two mongods and a Redis of its own in a temporary folder, and stops and removes them at the end.
 set -euo pipefail
@@ -55,7 +55,7 @@ export BENCH_MONGO="mongodb://127.0.0.1:$mongo_port/?replicaSet=rs0" BENCH_PEER=
 export BENCH_REDIS="redis://127.0.0.1:$redis_port"
 export BENCH_OPLOGUE="$target/release/oplogue" BENCH_DIR="$dir"
 export BENCH_EVENTS="${EVENTS:-1000000}" BENCH_OPERATIONS="${OPERATIONS:-200000}" BENCH_ROUNDS="${ROUNDS:-3}"
-export BENCH_PARTS="${PARTS:-reading replication}" BENCH_TICKS
+export BENCH_PARTS="${PARTS:-reading chain replication}" BENCH_TICKS
 BENCH_TICKS=$(getconf CLK_TCK)
 
 "$target/release/examples/bench"

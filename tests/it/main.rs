@@ -26,6 +26,7 @@ mod replication_docs;
 mod signals;
 mod subscriber;
 mod support;
+mod transforms;
 mod troubles;
 mod twins;
 mod writer;

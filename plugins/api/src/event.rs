@@ -159,12 +159,16 @@ impl Event {
             ..self.clone()
         }
     }
-    /// How many bytes of the document contents the event carries, roughly: what byte limits count. A document that was
-    /// looked up for the event lies outside of `raw` and counts as well.
+    /// How many bytes of the document contents the event carries, roughly: what byte limits count. Parts that lie outside of `raw`
+    /// count as well: a document that was looked up for the event, and all that a transform has edited.
     pub fn size(&self) -> usize {
         let raw = self.raw.as_bytes();
-        let after = self.after.as_ref().map_or(&[][..], |after| after.as_bytes());
-        raw.len() + if raw.as_ptr_range().contains(&after.as_ptr()) { 0 } else { after.len() }
+        let change = self.change.as_ref().map(|change| match change {
+            Change::ChangeStream(doc) | Change::OplogV1(doc) | Change::OplogV2(doc) => doc,
+        });
+        let parts = [&self.after, &self.before, &self.key].into_iter().flatten().chain(change);
+        let outside = parts.map(|part| part.as_bytes()).filter(|part| !raw.as_ptr_range().contains(&part.as_ptr()));
+        raw.len() + outside.map(<[u8]>::len).sum::<usize>()
     }
 }
 
@@ -269,7 +273,12 @@ mod tests {
         let size = raw.as_bytes().len();
         assert_eq!(event.size(), size);
         assert_eq!(Event { after: Some(inside.clone()), ..event.clone() }.size(), size);
-        let outside = Event { after: Some(inside.detach()), ..event };
-        assert_eq!(outside.size(), size + inside.as_bytes().len());
+        let after = Event { after: Some(inside.detach()), ..event };
+        assert_eq!(after.size(), size + inside.as_bytes().len());
+        // As a transform leaves it.
+        let part = || Some(inside.detach());
+        let change = part().map(Change::OplogV2);
+        let edited = Event { raw: Doc::empty(), key: part(), before: part(), change, ..after };
+        assert_eq!(edited.size(), 5 + 4 * inside.as_bytes().len());
     }
 }

@@ -1,9 +1,10 @@
-//! Bundled plugins that need no server: the `stdout`, `file` and `null` sinks, the `filter` transform, the `file` checkpoint
-//! store and the `bson-dump` source.
+//! Bundled plugins that need no server: the `stdout`, `file` and `null` sinks, the transform `filter` and those that edit
+//! events, the `file` checkpoint store and the `bson-dump` source.
 #![deny(missing_docs)]
 
 mod checkpoints;
 mod dump;
+mod edit;
 mod extjson;
 mod file;
 mod filter;
@@ -24,6 +25,7 @@ use oplogue_api::Registry;
 pub fn register(r: &mut Registry) {
     checkpoints::register(r);
     dump::register(r);
+    edit::register(r);
     file::register(r);
     filter::register(r);
     null::register(r);

@@ -53,6 +53,32 @@ fn the_filter_conforms() {
     }
 }
 
+#[test]
+fn transforms_that_edit_conform() {
+    for (kind, toml) in [
+        ("redact", "fields = ['n', 'deep.a', '0.b']"),
+        ("redact", "fields = ['n', '_id', 'a', 'b.0']\nmode = 'hash'\nkey = '0123456789abcdef'"),
+        ("redact", "fields = ['n', 'b', 'a']\nmode = 'mask'\nnamespaces = ['kit.a']"),
+        ("redact", "fields = ['n', 'b']\nempty_updates = 'drop'"),
+        ("project", "include = ['b', 'deep.a']"),
+        ("project", "exclude = ['n', 'b']"),
+        ("project", "exclude = ['n', 'b']\nempty_updates = 'keep'"),
+        ("rename", "collections = [{ from = 'kit.*', to = 'other.*_x' }]\nfields = [{ from = 'n', to = 'number' }]"),
+        ("rename", "fields = [{ from = 'a', to = 'b' }]"),
+        ("set", "fields = [{ field = 'a.x', value = 1 }, { field = '_meta', from = 'event' }]"),
+        ("dedupe", ""),
+        ("sample", "rate = 0.3"),
+        ("envelope", "format = 'debezium'"),
+        ("envelope", "format = 'cloudevents'\nnamespaces = ['kit.a']"),
+        ("rename", "collections = [{ from = 'kit.a', to = 'local.a' }]"),
+    ] {
+        let make = || -> Box<dyn Transform> {
+            (registry().transforms[kind].build)(&Context::default(), &options(toml)).unwrap()
+        };
+        assert_eq!(conformance::transform(&make).skipped_clauses(), [""; 0], "{kind} {toml}");
+    }
+}
+
 struct Folder(tempfile::TempDir);
 
 #[async_trait]

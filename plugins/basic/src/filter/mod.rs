@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::query::Tree;
 use operations::Operations;
-use patterns::Patterns;
+pub(crate) use patterns::Patterns;
 use predicates::{Missing, Predicates, Verdict};
 
 const FIELDS: &[Field] = &[

@@ -4,7 +4,7 @@ use regex::Regex;
 use super::whole_database::Automaton;
 
 /// Which namespaces pass: those that any positive pattern matches (all, when there is none) and no negative one does.
-pub(super) struct Patterns {
+pub(crate) struct Patterns {
     pub(super) positive: Vec<Pattern>,
     pub(super) negative: Vec<Pattern>,
 }
@@ -15,7 +15,7 @@ pub(super) struct Pattern {
 }
 
 impl Patterns {
-    pub(super) fn new(entries: &[String]) -> Result<Patterns> {
+    pub(crate) fn new(entries: &[String]) -> Result<Patterns> {
         if entries.is_empty() {
             return Err(Error::option("namespaces", "the list of namespaces is empty: nothing would ever pass")
                 .hint("leave `namespaces` out to let all pass, or name some, such as \"app.*\""));
@@ -32,7 +32,7 @@ impl Patterns {
     }
 
     /// Whether a namespace with a collection passes.
-    pub(super) fn matches(&self, ns: &str) -> bool {
+    pub(crate) fn matches(&self, ns: &str) -> bool {
         (self.positive.is_empty() || self.positive.iter().any(|p| p.regex.is_match(ns)))
             && !self.negative.iter().any(|p| p.regex.is_match(ns))
     }

@@ -1,0 +1,115 @@
+//! Transforms that edit events, from a real MongoDB to a terminal, a file and a file of dead letters.
+
+use mongodb::bson::{Document, doc};
+use oplogue_testkit::{servers, unique};
+use serde_json::{Value, json};
+
+use crate::{process::Oplogue, support::source};
+
+const SECRET: &str = "s3cr3t-m4rk";
+
+/// Events of collections that have all that a change may hold, redacted; and some that an earlier transform refuses.
+async fn nothing_leaks(kind: &str, more: &str) {
+    let mongo = servers::mongo().await;
+    let db = unique("edit");
+    let mut oplogue = Oplogue::new(&format!(
+        r#"
+        {}
+        {more}
+        [transforms.mine]
+        type = "filter"
+        namespaces = ["{db}.*"]
+        [transforms.names]
+        type = "rename"
+        collections = [{{ from = "{db}.users", to = "{db}.people" }}]
+        fields = [{{ from = "nick", to = "name" }}]
+        [transforms.no-pii]
+        type = "redact"
+        fields = ["ssn", "address.street", "cards.number", {{ field = "mail", mode = "hash" }}, {{ field = "note", mode = "mask" }}]
+        key = "0123456789abcdef"
+        [sinks.out]
+        type = "stdout"
+        [sinks.capture]
+        type = "file"
+        path = "DIR/capture.bson"
+        [sinks.letters]
+        type = "file"
+        path = "DIR/letters.bson"
+        [[routes]]
+        from = ["a"]
+        via = ["mine", "names", "no-pii"]
+        to = ["out", "capture"]
+        on_bad_event = "dead-letter"
+        dead_letter = "letters"
+        "#,
+        source(kind, &mongo.uri())
+    ));
+    let text = std::fs::read_to_string(oplogue.config()).unwrap();
+    std::fs::write(oplogue.config(), text.replace("DIR", oplogue.dir.path().to_str().unwrap())).unwrap();
+    let database = mongo.client().await.database(&db);
+    database.create_collection("users").await.unwrap();
+    let images = doc! {"collMod": "users", "changeStreamPreAndPostImages": {"enabled": true}};
+    database.run_command(images).await.unwrap();
+    oplogue.start();
+
+    let users = database.collection::<Document>("users");
+    let id = doc! {"_id": 1};
+    let card = doc! {"number": SECRET, "until": "27-01"};
+    let full = doc! {
+        "_id": 1, "nick": "Joe", "ssn": SECRET, "mail": SECRET, "note": [SECRET, 5], "address": {"street": SECRET, "city": "Berlin"},
+        "cards": [card.clone()],
+    };
+    users.insert_one(full.clone()).await.unwrap();
+    let mut refused = full;
+    refused.insert("_id", 2);
+    refused.insert("name", "Joe too");
+    users.insert_one(refused).await.unwrap();
+    let set = doc! {"$set": {"ssn": SECRET.repeat(2), "address.street": SECRET.repeat(3), "mail": SECRET.repeat(2), "n": 1}, "$push": {"cards": card}};
+    users.update_one(id.clone(), set).await.unwrap();
+    users.update_one(id.clone(), doc! {"$unset": {"address": true}, "$set": {"note": SECRET}}).await.unwrap();
+    users.delete_one(id).await.unwrap();
+    let letters = oplogue.dir.path().join("letters.bson");
+    oplogue.wait("the deletion and the letters of both routes", |o| {
+        o.events().iter().any(|e| e["op"] == "delete") && std::fs::metadata(&letters).is_ok_and(|m| m.len() > 600)
+    });
+    assert!(oplogue.terminate().success());
+
+    let events: Vec<Value> = oplogue.events().into_iter().filter(|e| !e["key"].is_null()).collect();
+    let ops: Vec<_> = events.iter().map(|e| e["op"].as_str().unwrap()).collect();
+    assert_eq!(ops, ["insert", "update", "update", "delete"]);
+    assert!(events.iter().all(|e| e["ns"] == format!("{db}.people")), "{events:?}");
+    let after = &events[0]["after"];
+    assert_eq!(
+        (&after["name"], &after["note"], &after["address"]),
+        (&json!("Joe"), &json!(["***", 0]), &json!({"city": "Berlin"}))
+    );
+    assert_eq!((&after["cards"], after["mail"].as_str().unwrap().len()), (&json!([{"until": "27-01"}]), 64));
+    let changed = &events[1]["update"]["set"];
+    assert_eq!((&changed["n"], changed["mail"].as_str().unwrap().len()), (&json!(1), 64));
+    assert!(changed.get("ssn").is_none() && changed.get("address.street").is_none(), "{changed}");
+
+    let read = |name: &str| std::fs::read(oplogue.dir.path().join(name)).unwrap();
+    let (capture, letters) = (read("capture.bson"), read("letters.bson"));
+    let holds = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+    assert!(holds(&capture, "Joe") && holds(&letters, "Joe"), "the test would find nothing");
+    let printed = std::fs::read(oplogue.stdout()).unwrap();
+    for (place, bytes) in
+        [("stdout", &printed), ("capture", &capture), ("letters", &letters), ("log", &oplogue.log().into_bytes())]
+    {
+        assert!(!holds(bytes, SECRET), "{kind}: {place} holds what was redacted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_redacted_leaks_from_the_oplog() {
+    nothing_leaks("mongo-oplog", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_redacted_leaks_from_a_change_stream() {
+    nothing_leaks(
+        "mongo-change-stream",
+        "full_document = \"update-lookup\"\nfull_document_before_change = \"when-available\"",
+    )
+    .await;
+}
