@@ -156,7 +156,7 @@ fn only_the_list_of_builtins_names_plugins() {
             } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("src/builtin.rs") {
                 let text = std::fs::read_to_string(&path).expect("source text");
                 // The testkit is for tests alone, in src too: `violations` sees to it.
-                let names = ["oplogue_basic::", "oplogue_mongo::", "oplogue_redis::"];
+                let names = ["oplogue_basic::", "oplogue_external::", "oplogue_mongo::", "oplogue_redis::"];
                 let named = names.iter().filter(|name| text.contains(*name));
                 found.extend(named.map(|name| format!("{} names {name}", path.display())));
             }
