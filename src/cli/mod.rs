@@ -8,6 +8,7 @@ mod file;
 mod mmm;
 mod oplogtoredis;
 mod output;
+mod plugin;
 mod plugins;
 mod position;
 mod run;
@@ -80,6 +81,9 @@ enum Command {
         #[arg(value_name = "TYPE")]
         kind: Option<String>,
     },
+    /// Tests a plugin of one's own that is a child process
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
     /// Prints the events of a source to stdout; touches no sink and no checkpoint
     Tap(tap::Tap),
     /// Shows, sets or removes the checkpoints of routes
@@ -136,6 +140,7 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Run { file } => run::run(&file, &registry),
         Command::Check { file, connect } => check::check(&file, connect, &registry),
         Command::Plugins { kind } => plugins::plugins(kind.as_deref(), &registry),
+        Command::Plugin(plugin) => plugin.run(&registry),
         Command::Tap(tap) => tap.run(&registry),
         Command::Position(position) => position.run(&registry),
         Command::Completions { shell } => completions::completions(shell, command),
