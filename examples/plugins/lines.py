@@ -11,8 +11,7 @@ def position(place):
 
 def begin(start, token):
     if start == "position" and token.get("path") != path:
-        return 0, {"error": {"kind": "operator", "message": "the position is not one of this file",
-                             "hint": "oplogue position reset FILE ROUTE"}}
+        return 0, {"error": {"kind": "operator", "message": "the position is one of another file"}}
     place = int(token["at"]["$numberInt"]) if start == "position" else file.seek(0, 2 if start == "now" else 0)
     return place, {"position": position(place)}
 
@@ -21,12 +20,10 @@ def read(place, deadline):
     events = []
     while not events and time.monotonic() < deadline:
         file.seek(place)
-        for text in iter(file.readline, b""):
-            if not text.endswith(b"\n") or len(events) == 1000:
-                break
+        while len(events) < 1000 and (text := file.readline()).endswith(b"\n"):
             key, place = {"_id": place}, place + len(text)
-            after = {**key, "line": text.decode(errors="replace").rstrip("\n")}
-            events.append({"op": "insert", "ns": "files.lines", "time": position(place)["time"], "key": key, "after": after})
+            events.append({"op": "insert", "ns": "files.lines", "time": position(place)["time"], "key": key,
+                           "after": {**key, "line": text.decode(errors="replace").rstrip("\n")}})
         time.sleep(0 if events else 0.05)
     return place, {"events": events, "end": position(place)}
 
