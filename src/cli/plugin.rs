@@ -19,8 +19,10 @@ pub enum Plugin {
 }
 
 #[derive(Args)]
-#[command(after_help = "A sink gets events of kit.items, and keeps them: let it write to a place for tests. A source must have \
-                        some events to give.\n\nExit codes: 0 every clause that was tested holds, 1 one does not, 2 bad arguments")]
+#[command(
+    after_help = "A sink gets events of kit.items, and keeps them: let it write to a place for tests. A source must have \
+                        some events to give.\n\nExit codes: 0 every clause that was tested holds, 1 one does not, 2 bad arguments"
+)]
 pub struct Test {
     /// What the child is
     #[arg(long, value_enum)]
@@ -73,7 +75,8 @@ impl Test {
         let mut table = toml::Table::new();
         for set in &self.set {
             let more: toml::Table = set.parse().map_err(|e: toml::de::Error| {
-                Error::operator(format!("--set is no TOML: {}", e.message())).hint("such as --set 'encoding = \"json\"'")
+                Error::operator(format!("--set is no TOML: {}", e.message()))
+                    .hint("such as --set 'encoding = \"json\"'")
             })?;
             table.extend(more);
         }
@@ -145,4 +148,3 @@ fn render(clauses: &[Clause], colour: bool) -> String {
     let _ = writeln!(out, "\n{hold} hold, {violated} violated, {untested} not tested: docs/plugin-contract.md");
     out
 }
-

@@ -129,7 +129,15 @@ fn cycle(graph: &Graph) -> Option<Vec<String>> {
 #[test]
 fn the_graph_keeps_its_rules() {
     let graph = graph(&metadata());
-    for name in ["oplogue", "oplogue-api", "oplogue-testkit", "oplogue-basic", "oplogue-external", "oplogue-mongo", "oplogue-redis"] {
+    for name in [
+        "oplogue",
+        "oplogue-api",
+        "oplogue-testkit",
+        "oplogue-basic",
+        "oplogue-external",
+        "oplogue-mongo",
+        "oplogue-redis",
+    ] {
         assert!(graph.contains_key(name), "{name} is not in the workspace");
     }
     assert_eq!(violations(&graph), Vec::<String>::new());

@@ -45,7 +45,9 @@ pub fn error_of(kind: ErrorKind, from: &RawDocument) -> Error {
     match (text(from, "hint"), kind) {
         (Some(hint), _) => e.hint(hint),
         // E2: of these a person must make something.
-        (None, ErrorKind::Operator) => e.hint("the child says no more: see its documentation, and its lines in the log"),
+        (None, ErrorKind::Operator) => {
+            e.hint("the child says no more: see its documentation, and its lines in the log")
+        }
         (None, ErrorKind::PositionLost) => {
             e.hint("what lies between is gone: reset the position, or see `on_position_lost`")
         }
@@ -171,7 +173,9 @@ mod tests {
     #[test]
     fn errors_keep_kind_and_words_and_no_more_of_them_than_is_good() {
         let error = |kind: &str| rawdoc! {"id": 1, "error": {"kind": kind, "message": "x\n".repeat(500), "hint": "y"}};
-        for kind in [ErrorKind::Transient, ErrorKind::Data, ErrorKind::PositionLost, ErrorKind::Operator, ErrorKind::Bug] {
+        for kind in
+            [ErrorKind::Transient, ErrorKind::Data, ErrorKind::PositionLost, ErrorKind::Operator, ErrorKind::Bug]
+        {
             let e = checked("x", error(kind.name()).into()).unwrap_err();
             assert_eq!((e.kind(), e.get_hint()), (kind, Some("y")));
             assert!(e.message().chars().count() == LONGEST && !e.message().contains('\n'));
@@ -185,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_hello_is_read() {
-        let hello = Hello::read(&rawdoc! {"protocol": 1.0, "ordering": "total", "max_batch": 7i64, "raw": true}).unwrap();
+        let hello =
+            Hello::read(&rawdoc! {"protocol": 1.0, "ordering": "total", "max_batch": 7i64, "raw": true}).unwrap();
         assert_eq!((hello.ordering, hello.max_batch, hello.raw), (Ordering::Total, Some(7), true));
         let e = Hello::read(&rawdoc! {"protocol": 2}).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Operator);
@@ -207,7 +212,12 @@ mod tests {
         let time = Timestamp { time: 1, increment: 2 };
         let good = Doc::from(rawdoc! {"end": {"token": {"a": 1}, "time": time}});
         assert_eq!(position(&good, "end").unwrap(), Position { token: rawdoc! {"a": 1}.into(), time });
-        for bad in [rawdoc! {}, rawdoc! {"end": 1}, rawdoc! {"end": {"token": 1, "time": time}}, rawdoc! {"end": {"token": {}}}] {
+        for bad in [
+            rawdoc! {},
+            rawdoc! {"end": 1},
+            rawdoc! {"end": {"token": 1, "time": time}},
+            rawdoc! {"end": {"token": {}}},
+        ] {
             assert_eq!(position(&bad.into(), "end").unwrap_err().kind(), ErrorKind::Bug);
         }
     }

@@ -123,7 +123,9 @@ impl Frames {
             Ok(length) if length > most => {
                 Err(format!("began a message of {length} bytes, which is more than `max_frame` = {most}"))
             }
-            Ok(length) if length < 5 => Err(format!("began a message of {length} bytes: it wrote no BSON to its stdout")),
+            Ok(length) if length < 5 => {
+                Err(format!("began a message of {length} bytes: it wrote no BSON to its stdout"))
+            }
             Ok(length) if self.buffer.len() < length => Ok(None),
             Ok(length) => Doc::new(self.buffer.split_to(length).freeze())
                 .map(Some)
@@ -173,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_is_read() {
         let message = rawdoc! {"id": 7i64, "call": "write", "events": [{"time": Timestamp {time: 1, increment: 2}, "n": 1i64,
-            "$set": {"a": bson::oid::ObjectId::from_bytes([7; 12])}, "z": 1, "a": 1.0, "": null}]};
+        "$set": {"a": bson::oid::ObjectId::from_bytes([7; 12])}, "z": 1, "a": 1.0, "": null}]};
         for encoding in [Encoding::Bson, Encoding::Json] {
             let mut bytes = encoding.encode(message.clone()).unwrap();
             bytes.extend(encoding.encode(rawdoc! {"id": 8}).unwrap());
@@ -189,7 +191,10 @@ mod tests {
     fn in_json_the_message_is_plain_and_what_it_holds_is_canonical() {
         let message = rawdoc! {"id": 1i64, "wait": 5, "options": {"limit": 3}, "events": [{"n": 3}]};
         let line = String::from_utf8(Encoding::Json.encode(message).unwrap()).unwrap();
-        assert_eq!(line, "{\"id\":1,\"wait\":5,\"options\":{\"limit\":3},\"events\":[{\"n\":{\"$numberInt\":\"3\"}}]}\n");
+        assert_eq!(
+            line,
+            "{\"id\":1,\"wait\":5,\"options\":{\"limit\":3},\"events\":[{\"n\":{\"$numberInt\":\"3\"}}]}\n"
+        );
     }
 
     #[tokio::test]

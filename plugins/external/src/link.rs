@@ -43,6 +43,7 @@ struct Call {
 pub struct Link {
     calls: std::sync::Mutex<Option<mpsc::UnboundedSender<Call>>>,
     closing: Arc<Notify>,
+    left: Arc<std::sync::Mutex<Option<Error>>>,
     ids: AtomicI64,
     encoding: crate::encoding::Encoding,
     limit: Duration,
@@ -57,11 +58,12 @@ impl Link {
     pub fn start(spec: &Spec) -> Result<Link> {
         let child = Running::start(spec)?;
         let (calls, queue) = mpsc::unbounded_channel();
-        let closing = Arc::new(Notify::new());
-        let end = tokio::spawn(serve(child, queue, Arc::clone(&closing)));
+        let (closing, left) = (Arc::new(Notify::new()), Arc::default());
+        let end = tokio::spawn(serve(child, queue, Arc::clone(&closing), Arc::clone(&left)));
         Ok(Link {
             calls: std::sync::Mutex::new(Some(calls)),
             closing,
+            left,
             ids: AtomicI64::new(1),
             encoding: spec.encoding,
             limit: spec.timeout,
@@ -79,7 +81,12 @@ impl Link {
     }
 
     /// Asks, in the order of the calls of this method; the answer may be left alone. `more` is time on top of the limit.
-    pub fn ask(&self, name: &'static str, body: RawDocumentBuf, more: Duration) -> Result<oneshot::Receiver<Result<Doc>>> {
+    pub fn ask(
+        &self,
+        name: &'static str,
+        body: RawDocumentBuf,
+        more: Duration,
+    ) -> Result<oneshot::Receiver<Result<Doc>>> {
         let id = self.ids.fetch_add(1, Relaxed);
         let mut message = bson::rawdoc! {"id": id, "call": name};
         for member in body.iter().flatten() {
@@ -106,6 +113,11 @@ impl Link {
         }
     }
 
+    /// Why it ended, if nobody has heard yet: between two questions.
+    pub fn untold(&self) -> Option<Error> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Tells the child to end, and waits for that. An answer that nobody waits for any more is not waited for.
     pub async fn close(&self) {
         drop(self.calls().take());
@@ -124,7 +136,12 @@ pub async fn answer(receiver: &mut oneshot::Receiver<Result<Doc>>) -> Result<Doc
 
 /// Answers the calls until there are no more, or the child fails: then it is dead before the error is told, so that nothing that
 /// it still does comes behind what the next one does (K11).
-async fn serve(mut child: Running, mut calls: mpsc::UnboundedReceiver<Call>, closing: Arc<Notify>) {
+async fn serve(
+    mut child: Running,
+    mut calls: mpsc::UnboundedReceiver<Call>,
+    closing: Arc<Notify>,
+    left: Arc<std::sync::Mutex<Option<Error>>>,
+) {
     let mut failure = loop {
         tokio::select! {
             call = calls.recv() => {
@@ -159,6 +176,7 @@ async fn serve(mut child: Running, mut calls: mpsc::UnboundedReceiver<Call>, clo
         let e = failure.take().unwrap_or_else(|| Error::transient("the child ended before it was asked"));
         let _ = call.answer.send(Err(e));
     }
+    *left.lock().unwrap_or_else(PoisonError::into_inner) = failure;
 }
 
 /// How a child fails.
@@ -247,9 +265,7 @@ impl Running {
         let answer = answer.ok_or(Failure::Ended)?;
         match answer::id(&answer) {
             Some(id) if id == asked => Ok(answer),
-            Some(id) => {
-                Err(Failure::Garbage(format!("answered request {id}, which was not asked: {asked} was")))
-            }
+            Some(id) => Err(Failure::Garbage(format!("answered request {id}, which was not asked: {asked} was"))),
             None => Err(Failure::Garbage(format!("sent an answer without the `id` of the request, {asked}"))),
         }
     }
@@ -344,8 +360,9 @@ fn cannot_start(spec: &Spec, e: &std::io::Error) -> Error {
             Error::option("dir", format!("cannot start `{}`: there is no folder `dir`", spec.program))
                 .hint("make the folder, or name another")
         }
-        NotFound | NotADirectory => Error::option("command", what)
-            .hint("install it, or write its whole path; it is looked for in PATH and not in the folder of the configuration"),
+        NotFound | NotADirectory => Error::option("command", what).hint(
+            "install it, or write its whole path; it is looked for in PATH and not in the folder of the configuration",
+        ),
         PermissionDenied => Error::option("command", what).hint("make it executable: chmod +x"),
         _ => Error::transient(what),
     }

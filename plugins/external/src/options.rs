@@ -100,9 +100,7 @@ impl Spec {
         // serde's own message would quote a value of `env`, which may be a secret.
         if options.table().get("env").is_some_and(|env| {
             env.as_table().is_none_or(|table| {
-                table.iter().any(|(name, value)| {
-                    !value.is_str() || name.is_empty() || name.contains(['=', '\0'])
-                })
+                table.iter().any(|(name, value)| !value.is_str() || name.is_empty() || name.contains(['=', '\0']))
             })
         }) {
             return Err(Error::option("env", "`env` must be a table of names and texts")
@@ -127,10 +125,8 @@ impl Spec {
         if !(1024..=1 << 30).contains(&max_frame) {
             return Err(Error::option("max_frame", "`max_frame` must be from 1KiB to 1GiB"));
         }
-        let mut env: BTreeMap<String, String> = PASSED
-            .into_iter()
-            .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
-            .collect();
+        let mut env: BTreeMap<String, String> =
+            PASSED.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
         env.extend(table.env);
         let options = RawDocumentBuf::try_from(&document(table.options))
             .map_err(|_| Error::option("options", "a key of `options` holds a NUL"))?;
@@ -200,7 +196,8 @@ mod tests {
 
     #[test]
     fn options_go_on_as_they_are() {
-        let spec = spec("command = ['x', 'y']\n[options]\na = 1\nb = [true, 1.5, {c = 'd'}]\nlarge = 5000000000").unwrap();
+        let spec =
+            spec("command = ['x', 'y']\n[options]\na = 1\nb = [true, 1.5, {c = 'd'}]\nlarge = 5000000000").unwrap();
         let expected = bson::doc! {"a": 1, "b": [true, 1.5, {"c": "d"}], "large": 5_000_000_000i64};
         assert_eq!(Document::try_from(spec.options.as_ref()).unwrap(), expected);
         assert_eq!((spec.program.as_str(), spec.arguments.as_slice()), ("x", &["y".to_owned()][..]));

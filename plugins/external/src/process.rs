@@ -51,15 +51,22 @@ impl Process {
             }
             // The old one must be dead before a new one does anything.
             link.ended().await;
+            let untold = link.untold();
             *running = None;
             self.failures.fetch_add(1, Relaxed);
+            // That it ended between two calls disturbed nobody; a fault is told.
+            if let Some(e) = untold.filter(|e| e.kind() == ErrorKind::Bug) {
+                return Err(e);
+            }
         }
         let failures = self.failures.load(Relaxed);
         if self.spec.restarts > 0 && failures >= self.spec.restarts {
             // Whoever asks once more has been told, and means it.
             self.failures.store(0, Relaxed);
-            return Err(Error::operator(format!("the child has failed {failures} times without doing anything between"))
-                .hint("its lines in the log say why; `restarts` is how often it may"));
+            return Err(Error::operator(format!(
+                "the child has failed {failures} times without doing anything between"
+            ))
+            .hint("its lines in the log say why; `restarts` is how often it may"));
         }
         if failures > 0 {
             tokio::time::sleep(FIRST_WAIT.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_WAIT)).await;

@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn pieces_are_whole_and_no_larger_than_they_must_be() {
         let time = bson::Timestamp { time: 1, increment: 1 };
-        let of = |size: usize| Event::new(Op::Insert, Namespace::new("a.b"), time, rawdoc! {"x": "x".repeat(size)}.into());
+        let of =
+            |size: usize| Event::new(Op::Insert, Namespace::new("a.b"), time, rawdoc! {"x": "x".repeat(size)}.into());
         let (small, half, large) = (of(10), of(LARGEST / 2), of(LARGEST * 2));
         assert!(pieces(&[]).is_empty());
         assert_eq!(pieces(&[&small, &small]), [0..2]);

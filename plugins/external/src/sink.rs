@@ -121,7 +121,8 @@ fn read(answer: &Doc, sent: &[usize]) -> Result<Vec<Failed>> {
         .ok_or_else(|| wrong("answered `write` without an array `failed`"))?;
     let mut out: Vec<Failed> = Vec::new();
     for entry in failed {
-        let entry = entry.ok().and_then(|entry| entry.as_document()).ok_or_else(|| wrong("sent a `failed` of no documents"))?;
+        let entry =
+            entry.ok().and_then(|entry| entry.as_document()).ok_or_else(|| wrong("sent a `failed` of no documents"))?;
         let index = answer::get(entry, "index")
             .and_then(answer::number)
             .ok_or_else(|| wrong("sent an entry of `failed` without an `index`"))?;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bson::{RawDocumentBuf, Timestamp, cstr, rawdoc};
 use oplogue_api::{
-    BadEvent, Batch, Doc, Error, Event, EventId, Finding, Interest, Namespace, Op, Position, Replicated, Result, Source,
-    StartAt, async_trait,
+    BadEvent, Batch, Doc, Error, Event, EventId, Finding, Interest, Namespace, Op, Position, Replicated, Result,
+    Source, StartAt, async_trait,
 };
 use tokio::sync::oneshot;
 
@@ -49,7 +49,9 @@ impl Source for External {
         let markers = interest.replicated != Replicated::AsWrites;
         if markers && !self.process.hello().is_some_and(|hello| hello.markers) {
             return Err(Error::operator("the child does not know the markers of replicators, which the sink asks for")
-                .hint("a sink that replicates needs a source that reads a MongoDB: mongo-oplog or mongo-change-stream"));
+                .hint(
+                    "a sink that replicates needs a source that reads a MongoDB: mongo-oplog or mongo-change-stream",
+                ));
         }
         let (start, position) = match from {
             StartAt::Position(position) => ("position", Some(position)),
@@ -141,7 +143,10 @@ impl Open {
             while let Some((_, bad)) = told.next_if(|(before, _)| *before <= i) {
                 batch.bad.push(BadEvent { before: batch.events.len(), ..bad });
             }
-            let document = event.ok().and_then(|event| event.as_document()).ok_or_else(|| wrong("sent an event that is no document"))?;
+            let document = event
+                .ok()
+                .and_then(|event| event.as_document())
+                .ok_or_else(|| wrong("sent an event that is no document"))?;
             let document = answer.slice(document);
             match complete(&document) {
                 Ok(mut event) => {
@@ -178,8 +183,10 @@ fn bad(answer: &Doc) -> Result<Vec<(usize, BadEvent)>> {
     let array = array.as_array().ok_or_else(|| wrong("sent a `bad` that is no array"))?;
     let mut out: Vec<(usize, BadEvent)> = Vec::new();
     for entry in array {
-        let entry = entry.ok().and_then(|entry| entry.as_document()).ok_or_else(|| wrong("sent a `bad` of no documents"))?;
-        let before = answer::get(entry, "before").and_then(answer::number).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let entry =
+            entry.ok().and_then(|entry| entry.as_document()).ok_or_else(|| wrong("sent a `bad` of no documents"))?;
+        let before =
+            answer::get(entry, "before").and_then(answer::number).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         if out.last().is_some_and(|(last, _)| *last > before) {
             return Err(wrong("sent a `bad` that is not in order"));
         }

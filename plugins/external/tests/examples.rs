@@ -47,7 +47,8 @@ fn they_are_short() {
 #[tokio::test]
 async fn the_transform_in_python_conforms_and_does_its_work() {
     let make = || -> Box<dyn Transform> {
-        (registry().transforms["external"].build)(&context(), &options("python3", "redact.py", "fields = ['a']")).unwrap()
+        (registry().transforms["external"].build)(&context(), &options("python3", "redact.py", "fields = ['a']"))
+            .unwrap()
     };
     assert_eq!(conformance::transform(&make).skipped_clauses(), [""; 0]);
 

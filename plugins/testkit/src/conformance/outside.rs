@@ -13,8 +13,7 @@ use std::{
 use bson::{Timestamp, rawdoc};
 use futures_util::FutureExt;
 use oplogue_api::{
-    Batch, ErrorKind, Event, EventId, Interest, Position, Severity, Sink, Source, StartAt, Transform,
-    async_trait,
+    Batch, ErrorKind, Event, EventId, Interest, Position, Severity, Sink, Source, StartAt, Transform, async_trait,
 };
 
 use super::{
@@ -413,9 +412,8 @@ mod tests {
         for i in 0..30 {
             log.push(sample::insert("kit.items", bson::doc! {"_id": i}));
         }
-        let make = || -> Box<dyn Source> {
-            Box::new(log.source().batch(3).heartbeat(std::time::Duration::from_millis(50)))
-        };
+        let make =
+            || -> Box<dyn Source> { Box::new(log.source().batch(3).heartbeat(std::time::Duration::from_millis(50))) };
         let found = super::source(make).await;
         assert_eq!(violated(&found), [""; 0], "{found:?}");
         log.finish();
@@ -432,7 +430,10 @@ mod tests {
         assert!(!all_hold(&found));
         let sink = MemorySink::default();
         let refusing = || -> Arc<dyn Sink> {
-            Arc::new(FaultySink::new(Arc::new(sink.clone()), Schedule::new(1).sometimes(1.0, Fault::Reject(ErrorKind::Operator))))
+            Arc::new(FaultySink::new(
+                Arc::new(sink.clone()),
+                Schedule::new(1).sometimes(1.0, Fault::Reject(ErrorKind::Operator)),
+            ))
         };
         assert!(violated(&super::sink(refusing).await).contains(&"K3"));
         let found = super::source(|| Box::new(MemoryLog::default().source())).await;
