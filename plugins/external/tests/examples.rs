@@ -97,7 +97,20 @@ impl SinkHarness for Append {
 }
 
 fn seen(event: &serde_json::Value) -> Seen {
-    Seen { key: format!("{}{}", event["ns"], event["key"]), what: event.to_string() }
+    Seen { key: format!("{}{}", event["ns"], sorted(&event["key"])), what: sorted(event).to_string() }
+}
+
+/// JavaScript moves names that are whole numbers to the front.
+fn sorted(value: &serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(members) => {
+            let mut all: Vec<_> = members.iter().map(|(name, value)| (name.clone(), sorted(value))).collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            serde_json::Value::Object(all.into_iter().collect())
+        }
+        serde_json::Value::Array(all) => all.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
