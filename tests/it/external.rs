@@ -160,8 +160,8 @@ fn the_kit_is_driven_from_outside() {
 /// The blocks of a page in a language, in order.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page)).unwrap();
-    let parts = text.split(&format!("\n```{language}\n")).skip(1);
-    parts.map(|part| part.split("\n```").next().unwrap_or_default().to_owned() + "\n").collect()
+    let begin = format!("\n```{language}\n");
+    text.split(&begin).skip(1).map(|part| part.split("\n```").next().unwrap_or_default().to_owned() + "\n").collect()
 }
 
 /// docs/writing-a-plugin.md, followed to the letter, as far as it goes without a server.
