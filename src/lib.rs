@@ -21,7 +21,9 @@ pub mod denylist;
 pub mod engine;
 pub mod mmm;
 pub mod oplogtoredis;
+mod replay;
 pub mod telemetry;
+mod testing;
 
 pub use cli::main_with;
 pub use oplogue_api as api;

@@ -11,8 +11,10 @@ mod output;
 mod plugin;
 mod plugins;
 mod position;
+mod replay;
 mod run;
 mod tap;
+mod test;
 mod tool;
 
 use std::{
@@ -86,6 +88,15 @@ enum Command {
     Plugin(plugin::Plugin),
     /// Prints the events of a source to stdout; touches no sink and no checkpoint
     Tap(tap::Tap),
+    /// Tests a configuration: what its routes make of given events
+    Test {
+        /// The configuration
+        file: PathBuf,
+        /// The cases; when absent, `oplogue.test.toml` beside `oplogue.toml`
+        cases: Option<PathBuf>,
+    },
+    /// Runs captured events and dead letters through the routes once more
+    Replay(replay::Replay),
     /// Shows, sets or removes the checkpoints of routes
     #[command(subcommand)]
     Position(position::Position),
@@ -142,6 +153,8 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Plugins { kind } => plugins::plugins(kind.as_deref(), &registry),
         Command::Plugin(plugin) => plugin.run(&registry),
         Command::Tap(tap) => tap.run(&registry),
+        Command::Test { file, cases } => test::test(&file, cases.as_deref(), &registry),
+        Command::Replay(replay) => replay.run(&registry),
         Command::Position(position) => position.run(&registry),
         Command::Completions { shell } => completions::completions(shell, command),
         Command::Import(Program::Oplogtoredis) => oplogtoredis::import(),

@@ -27,9 +27,19 @@ pub struct Tap {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+pub enum Format {
     Json,
     Pretty,
+}
+
+impl Format {
+    /// As the sink `stdout` calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Pretty => "pretty",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,8 +77,7 @@ impl Tap {
             return Err(MISUSED);
         };
         let mut options = toml::Table::new();
-        let format = if matches!(self.format, Format::Json) { "json" } else { "pretty" };
-        options.insert("format".into(), toml::Value::String(format.into()));
+        options.insert("format".into(), self.format.word().into());
         let context = Context { name: "stdout".into(), source: Some(node.name.clone()), ..Context::default() };
         let told = |e: Error| file::failed(&e);
         let sink = (printer.build)(&context, &Options::new(options)).map_err(told)?;

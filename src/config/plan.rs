@@ -94,6 +94,7 @@ impl RoutePlan {
             source: Some(self.source.name.clone()),
             origin: Some(Origin { kind: self.source.kind, options: self.source.options.clone() }),
             state_dir: self.state_dir.clone(),
+            replay: false,
         }
     }
 }

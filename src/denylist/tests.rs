@@ -59,6 +59,8 @@ fn what_is_bad_keeps_its_place_and_what_tells_of_trouble_always_passes() {
         time: Timestamp { time: 1, increment: 1 },
         ns: ns.map(Namespace::new),
         raw: Doc::empty(),
+        event: None,
+        by: None,
         error: Error::data("bad"),
         before,
     };

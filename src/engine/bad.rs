@@ -23,19 +23,29 @@ pub enum BadEvents {
 pub struct Rejected<'a> {
     pub time: Timestamp,
     pub ns: Option<&'a Namespace>,
-    pub raw: &'a Doc,
+    /// What the server sent, of what could not be decoded.
+    raw: &'a Doc,
+    event: Option<&'a Event>,
+    by: Option<&'a str>,
     pub error: &'a Error,
 }
 
 impl<'a> From<&'a BadEvent> for Rejected<'a> {
     fn from(bad: &'a BadEvent) -> Self {
-        Rejected { time: bad.time, ns: bad.ns.as_ref(), raw: &bad.raw, error: &bad.error }
+        Rejected {
+            time: bad.time,
+            ns: bad.ns.as_ref(),
+            raw: &bad.raw,
+            event: bad.event.as_deref(),
+            by: bad.by.as_deref(),
+            error: &bad.error,
+        }
     }
 }
 
 impl<'a> Rejected<'a> {
     pub fn event(event: &'a Event, error: &'a Error) -> Self {
-        Rejected { time: event.time, ns: Some(&event.ns), raw: &event.raw, error }
+        Rejected { time: event.time, ns: Some(&event.ns), raw: &event.raw, event: Some(event), by: None, error }
     }
 
     /// Where it is, without its content (I8).
@@ -44,7 +54,7 @@ impl<'a> Rejected<'a> {
         format!("event of {ns} at cluster time {}.{}", self.time.time, self.time.increment)
     }
 
-    fn letter(&self, route: &str) -> Event {
+    pub fn letter(&self, route: &str) -> Event {
         let mut doc = RawDocumentBuf::new();
         doc.append(bson::cstr!("route"), route);
         doc.append(bson::cstr!("error"), self.error.to_string());
@@ -55,9 +65,20 @@ impl<'a> Rejected<'a> {
             doc.append(bson::cstr!("ns"), ns.as_str());
         }
         doc.append(bson::cstr!("time"), self.time);
-        // As binary: the entry may be damaged, and it must be kept to the byte.
-        let bytes = self.raw.as_bytes().to_vec();
-        doc.append(bson::cstr!("event"), Binary { subtype: BinarySubtype::Generic, bytes });
+        if let Some(by) = self.by {
+            doc.append(bson::cstr!("by"), by);
+        }
+        match self.event {
+            Some(event) => {
+                doc.append(bson::cstr!("id"), event.id().to_string());
+                doc.append(bson::cstr!("event"), event.to_document());
+            }
+            None => {
+                // As binary: the entry may be damaged, and it must be kept to the byte.
+                let bytes = self.raw.as_bytes().to_vec();
+                doc.append(bson::cstr!("event"), Binary { subtype: BinarySubtype::Generic, bytes });
+            }
+        }
         let ns = self.ns.cloned().unwrap_or_else(|| Namespace::new(""));
         Event::new(Op::DeadLetter, ns, self.time, doc.into())
     }

@@ -3,8 +3,8 @@
 //! Source, chain and lanes of a route run in tasks of their own:
 //! `source -> reader (chain, window, tracker) -> lanes -> sink`, with the supervisor beside them. See `docs/architecture.md`.
 
-mod backoff;
-mod bad;
+pub(crate) mod backoff;
+pub(crate) mod bad;
 mod checkpoint;
 mod lane;
 mod pulse;

@@ -44,7 +44,8 @@ pub struct Reader {
     pub interest: Interest,
     /// What is dropped before the chain sees it.
     pub denied: Option<Denied>,
-    pub chain: Vec<Box<dyn Transform>>,
+    /// By name.
+    pub chain: Vec<(String, Box<dyn Transform>)>,
     pub bad: Arc<BadEvents>,
     pub lanes: Vec<UnboundedSender<Part>>,
     pub ordering: Ordering,
@@ -172,7 +173,11 @@ impl Reader {
         let mut events = batch.events.len();
         for n in 0..self.chain.len() {
             self.prepare(n, &batch).await?;
-            self.chain[n].apply(&mut batch)?;
+            let (name, transform) = &mut self.chain[n];
+            transform.apply(&mut batch)?;
+            for bad in batch.bad.iter_mut().filter(|bad| bad.event.is_some() && bad.by.is_none()) {
+                bad.by = Some(name.clone());
+            }
             self.metrics.count(Outcome::Filtered, events.saturating_sub(batch.events.len()) as u64);
             events = batch.events.len();
         }
@@ -188,7 +193,7 @@ impl Reader {
         let mut backoff = Backoff::new();
         loop {
             let calling = self.status.calling(Place::Transform);
-            let prepared = self.chain[n].prepare(batch).await;
+            let prepared = self.chain[n].1.prepare(batch).await;
             drop(calling);
             match prepared {
                 Ok(()) => break,

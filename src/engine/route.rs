@@ -98,7 +98,7 @@ impl Route {
             .plan
             .via
             .iter()
-            .map(|node| node.build(&Context { name: node.name.clone(), ..context.clone() }))
+            .map(|node| Ok((node.name.clone(), node.build(&Context { name: node.name.clone(), ..context.clone() })?)))
             .collect::<Result<_>>()?;
 
         let tracker = Tracker::default();

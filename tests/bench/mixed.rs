@@ -76,8 +76,8 @@ impl Workload {
         Workload { operations, batches }
     }
 
-    /// Writes all of it, each batch when the one before is on a majority of the members: each command for itself, or a
-    /// transaction a batch.
+    /// Writes all of it, each command when the one before is acknowledged with `w: 1`, as the replicator's transactions are: each
+    /// command for itself, or a transaction a batch.
     pub async fn load(&self, client: &Client, db: &str, in_transactions: bool) -> Result<(), Failure> {
         let db = client.database(db);
         if !in_transactions {
@@ -90,7 +90,7 @@ impl Workload {
         for batch in &self.batches {
             let options = TransactionOptions::builder()
                 .read_concern(ReadConcern::snapshot())
-                .write_concern(WriteConcern::majority())
+                .write_concern(WriteConcern::nodes(1))
                 .build();
             session.start_transaction().with_options(options).await?;
             for command in batch {
@@ -118,7 +118,7 @@ impl Command {
         body.append(list, self.statements.clone());
         body.append(cstr!("ordered"), true);
         if alone {
-            body.append(cstr!("writeConcern"), rawdoc! {"w": "majority"});
+            body.append(cstr!("writeConcern"), rawdoc! {"w": 1});
         }
         body
     }

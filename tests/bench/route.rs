@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How often it is asked how far it is.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(25);
 /// No run takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(300);
 

@@ -3,6 +3,7 @@
 mod backlog;
 mod bad_input;
 mod beside;
+mod cases;
 mod cli;
 mod collections;
 mod config;
@@ -19,6 +20,7 @@ mod hostile;
 mod leaks;
 mod outage;
 mod process;
+mod replay;
 mod replication;
 mod replication_docs;
 mod signals;

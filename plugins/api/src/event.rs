@@ -32,7 +32,8 @@ pub enum Op {
     /// `{from: Timestamp, to: Timestamp, reason: string}`.
     Gap,
     /// An event that could not be decoded or delivered, as a dead-letter sink gets it. `raw` is
-    /// `{route: string, error: string, hint?: string, ns?: string, time: Timestamp, event: document | binary}`.
+    /// `{route: string, error: string, hint?: string, ns?: string, time: Timestamp, id?: string, by?: string, event: document | binary}`: the event
+    /// ([`Event::to_document`]), or what the server sent where it could not be decoded. `by` is the transform that refused it; else the sink did.
     DeadLetter,
 }
 
@@ -205,7 +206,7 @@ impl Position {
     }
 }
 
-/// An entry that a source could not decode. The rest of the batch is sound.
+/// An entry that a source could not decode, or an event that a transform refused. The rest of the batch is sound.
 #[derive(Debug)]
 pub struct BadEvent {
     /// How many events of the batch come before it.
@@ -214,10 +215,27 @@ pub struct BadEvent {
     pub time: Timestamp,
     /// The namespace, as far as it could be read.
     pub ns: Option<Namespace>,
-    /// What the server sent, byte by byte.
+    /// What the server sent, byte by byte. Empty where `event` holds it.
     pub raw: Doc,
+    /// The event, if it could be decoded. The transforms behind edit it like those of the batch: what they take out shall not be in
+    /// a dead letter either.
+    pub event: Option<Box<Event>>,
+    /// The name of the transform that refused it. The engine fills it in.
+    pub by: Option<String>,
     /// What is wrong with it, of kind [`ErrorKind::Data`](crate::ErrorKind::Data).
     pub error: Error,
+}
+
+impl BadEvent {
+    /// An entry that could not be decoded.
+    pub fn undecodable(before: usize, time: Timestamp, ns: Option<Namespace>, raw: Doc, error: Error) -> BadEvent {
+        BadEvent { before, time, ns, raw, event: None, by: None, error }
+    }
+    /// An event that a transform refuses.
+    pub fn refused(before: usize, event: Event, error: Error) -> BadEvent {
+        let (time, ns) = (event.time, Some(event.ns.clone()));
+        BadEvent { before, time, ns, raw: Doc::empty(), event: Some(Box::new(event)), by: None, error }
+    }
 }
 
 /// What one read gave.

@@ -86,6 +86,9 @@ pub struct Context {
     pub origin: Option<Origin>,
     /// `[state] dir`.
     pub state_dir: PathBuf,
+    /// The events are some that were given up or captured before (`oplogue replay`): a sink must not leave them out because later ones
+    /// were delivered meanwhile.
+    pub replay: bool,
 }
 
 /// The source of a route, as its sink sees it.

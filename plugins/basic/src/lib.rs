@@ -1,10 +1,11 @@
-//! Bundled plugins that need no server: the `stdout` and `null` sinks, the `filter` transform, the `file` checkpoint
+//! Bundled plugins that need no server: the `stdout`, `file` and `null` sinks, the `filter` transform, the `file` checkpoint
 //! store and the `bson-dump` source.
 #![deny(missing_docs)]
 
 mod checkpoints;
 mod dump;
 mod extjson;
+mod file;
 mod filter;
 mod fingerprint;
 mod null;
@@ -22,6 +23,7 @@ use oplogue_api::Registry;
 pub fn register(r: &mut Registry) {
     checkpoints::register(r);
     dump::register(r);
+    file::register(r);
     filter::register(r);
     null::register(r);
     stdout::register(r);

@@ -12,8 +12,8 @@ use std::{
 
 use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc};
 use oplogue_api::{
-    Change, CheckpointStore, Context, Event, Interest, Namespace, Options, Path, PathPart, Position, Registry, Sink,
-    Source, StartAt, Transform, async_trait,
+    Change, CheckpointStore, Context, Doc, Event, Interest, Namespace, Options, Path, PathPart, Position, Registry,
+    Sink, Source, StartAt, Transform, async_trait,
 };
 use oplogue_basic::{FileStore, Format, Stdout};
 use oplogue_testkit::{
@@ -171,6 +171,54 @@ async fn the_stdout_sink_conforms() {
     let report = conformance::sink(&Paper::default()).await;
     // One lane, and no position of its own.
     assert_eq!(report.skipped_clauses(), ["K9", "K12"]);
+}
+
+/// A file of events.
+struct Capture(tempfile::TempDir);
+
+impl Capture {
+    fn path(&self) -> PathBuf {
+        self.0.path().join("events.bson")
+    }
+}
+
+fn captured(event: &Event) -> Seen {
+    let key = event.key.as_ref().map(|key| json(key).to_string());
+    let change = event.change.as_ref().map(|change| format!("{:?}", change.decode().unwrap()));
+    Seen {
+        key: format!("{} {key:?}", event.ns),
+        what: format!("{} {:?} {change:?}", event.op.name(), event.after.as_ref().map(|after| json(after))),
+    }
+}
+
+#[async_trait]
+impl SinkHarness for Capture {
+    async fn sink(&self) -> Arc<dyn Sink> {
+        let toml = format!("path = {:?}", self.path());
+        (registry().sinks["file"].build)(&Context::default(), &options(&toml)).unwrap()
+    }
+    async fn delivered(&self) -> Vec<Seen> {
+        let bytes = fs::read(self.path()).unwrap_or_default();
+        let mut rest = &bytes[..];
+        let mut all = Vec::new();
+        while !rest.is_empty() {
+            let size = i32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+            let document = Doc::new(rest[..size].to_vec().into()).unwrap();
+            all.push(captured(&Event::from_document(&document).unwrap()));
+            rest = &rest[size..];
+        }
+        all
+    }
+    fn seen(&self, event: &Event) -> Option<Seen> {
+        Some(captured(event))
+    }
+}
+
+#[tokio::test]
+async fn the_file_sink_conforms() {
+    let report = conformance::sink(&Capture(tempfile::tempdir().unwrap())).await;
+    // It refuses nothing, has one lane and no position of its own; and a disk does not fail when it is told to.
+    assert_eq!(report.skipped_clauses(), ["K4", "K9", "K12", "K8"]);
 }
 
 struct Void;

@@ -162,6 +162,8 @@ impl Open {
                 }
                 // P4: the others are sound, and the route has a policy for this one.
                 Err(error) => batch.bad.push(BadEvent {
+                    event: None,
+                    by: None,
                     before: batch.events.len(),
                     time: answer::timestamp(&document, "time").unwrap_or(batch.end.time),
                     ns: answer::get(&document, "ns").and_then(|ns| ns.as_str()).map(Namespace::new),
@@ -193,6 +195,8 @@ fn bad(answer: &Doc) -> Result<Vec<(usize, BadEvent)>> {
         let raw = answer::get(entry, "raw").and_then(|raw| raw.as_document()).map(|raw| answer.slice(raw));
         let message = answer::get(entry, "message").and_then(|m| m.as_str()).unwrap_or("the child gave no reason");
         let event = BadEvent {
+            event: None,
+            by: None,
             before,
             time: answer::timestamp(entry, "time").unwrap_or(Timestamp { time: 0, increment: 0 }),
             ns: answer::get(entry, "ns").and_then(|ns| ns.as_str()).map(Namespace::new),

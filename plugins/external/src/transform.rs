@@ -21,7 +21,7 @@ enum Verdict {
 
 pub struct External {
     process: Process,
-    /// The verdicts on the batch that was prepared, one an event.
+    /// The verdicts on the batch that was prepared: one an event, then one for each bad one that is an event.
     prepared: Option<Vec<Verdict>>,
 }
 
@@ -29,6 +29,11 @@ impl External {
     pub fn new(spec: Spec) -> External {
         External { process: Process::new(spec), prepared: None }
     }
+}
+
+/// All events of the batch; those that an earlier transform refused, too: what the child takes out shall not be in a dead letter.
+fn all(batch: &Batch) -> impl Iterator<Item = &Event> {
+    batch.events.iter().chain(batch.bad.iter().filter_map(|bad| bad.event.as_deref()))
 }
 
 /// What tells of trouble is not for the child to judge (T3).
@@ -40,7 +45,7 @@ fn passes(event: &Event) -> bool {
 impl Transform for External {
     async fn prepare(&mut self, batch: &Batch) -> Result<()> {
         self.prepared = None;
-        let asked: Vec<&Event> = batch.events.iter().filter(|event| !passes(event)).collect();
+        let asked: Vec<&Event> = all(batch).filter(|event| !passes(event)).collect();
         let mut verdicts = Vec::with_capacity(asked.len());
         for piece in request::pieces(&asked) {
             self.process.start().await?;
@@ -50,7 +55,7 @@ impl Transform for External {
             verdicts.extend(read(&answer, piece)?);
         }
         let mut verdicts = verdicts.into_iter();
-        let all = batch.events.iter().map(|event| match passes(event) {
+        let all = all(batch).map(|event| match passes(event) {
             true => Verdict::Keep,
             // There is one for each.
             false => verdicts.next().unwrap_or(Verdict::Keep),
@@ -61,15 +66,26 @@ impl Transform for External {
 
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         let prepared = self.prepared.take();
-        if batch.events.is_empty() {
+        let count = all(batch).count();
+        if count == 0 {
             return Ok(());
         }
-        let Some(verdicts) = prepared.filter(|verdicts| verdicts.len() == batch.events.len()) else {
+        let Some(mut verdicts) = prepared.filter(|verdicts| verdicts.len() == count) else {
             return Err(Error::bug("a batch was to be transformed that the child had not been asked about"));
         };
         if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Keep)) {
             return Ok(());
         }
+        let mut of_bad = verdicts.split_off(batch.events.len()).into_iter();
+        batch.bad.retain_mut(|bad| {
+            let Some(event) = &mut bad.event else { return true };
+            match of_bad.next() {
+                Some(Verdict::Replace(new)) => *event = new,
+                Some(Verdict::Drop) => return false,
+                Some(Verdict::Keep | Verdict::Bad(_)) | None => {}
+            }
+            true
+        });
         let mut old = std::mem::take(&mut batch.bad).into_iter().peekable();
         let mut kept = Vec::with_capacity(batch.events.len());
         for (i, (event, verdict)) in std::mem::take(&mut batch.events).into_iter().zip(verdicts).enumerate() {
@@ -80,13 +96,7 @@ impl Transform for External {
                 Verdict::Keep => kept.push(event),
                 Verdict::Drop => {}
                 Verdict::Replace(new) => kept.push(*new),
-                Verdict::Bad(error) => batch.bad.push(BadEvent {
-                    before: kept.len(),
-                    time: event.time,
-                    ns: Some(event.ns),
-                    raw: event.raw,
-                    error,
-                }),
+                Verdict::Bad(error) => batch.bad.push(BadEvent::refused(kept.len(), event, error)),
             }
         }
         batch.bad.extend(old.map(|bad| BadEvent { before: kept.len(), ..bad }));

@@ -105,6 +105,28 @@ async fn what_a_transform_says_of_each_event_is_done() {
     }
 }
 
+/// What an earlier transform refused is edited all the same, or a dead letter would hold what the child takes out.
+#[tokio::test]
+async fn bad_events_are_the_childs_too() {
+    let refused = |before, event| oplogue_api::BadEvent::refused(before, event, Error::data("refused before"));
+    let mut all = events(5);
+    let late = all.split_off(2);
+    let mut it = late.into_iter();
+    let (a, b, c) = (it.next().unwrap(), it.next().unwrap(), it.next().unwrap());
+    let mut batch = batch(all);
+    batch.bad = vec![refused(0, a), refused(1, b), refused(2, c)];
+    let mut dropping = transform("drop-odd", None, "");
+    dropping.prepare(&batch).await.unwrap();
+    dropping.apply(&mut batch).unwrap();
+    // Of 1, 2 and then, bad, 3, 4, 5 every second is dropped.
+    assert_eq!(batch.events.iter().map(|e| e.time.time).collect::<Vec<_>>(), [1]);
+    assert_eq!(batch.bad.iter().map(|b| (b.before, b.time.time)).collect::<Vec<_>>(), [(0, 3), (1, 5)]);
+    let mut replacing = transform("replace", None, "");
+    replacing.prepare(&batch).await.unwrap();
+    replacing.apply(&mut batch).unwrap();
+    assert!(batch.bad.iter().all(|bad| bad.event.as_ref().is_some_and(|event| event.raw.is_empty())));
+}
+
 #[tokio::test]
 async fn the_child_sees_neither_gaps_nor_nothing() {
     let mut transform = transform("drop-odd", None, "");

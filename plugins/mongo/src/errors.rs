@@ -105,6 +105,15 @@ fn seen_of(message: &str) -> String {
     if hosts.is_empty() { verdict.to_owned() } else { hosts.join("; ") }
 }
 
+/// An error of `listCollections`. A user may see the names of databases into which it may not look.
+pub(crate) fn unlisted(db: &str, e: MongoError, phase: Phase) -> Error {
+    match code(&e) {
+        Some(13) => Error::operator(format!("the user may not list the collections of the database `{db}` (MongoDB error 13)"))
+            .hint(format!("grant it `read` on `{db}` where it is copied from or compared, `readWrite` and `dbAdmin` where it is written to; or leave the database out with `namespaces`")),
+        _ => classify(e, phase),
+    }
+}
+
 const STANDALONE: &str = "start mongod with --replSet NAME and run rs.initiate() once; a set of one member is enough";
 
 fn authentication() -> Error {

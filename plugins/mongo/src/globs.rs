@@ -1,6 +1,6 @@
 //! Globs of namespaces, with the meaning that the transform `filter` gives them.
 
-use oplogue_api::{Error, Result};
+use oplogue_api::{Error, Namespace, Result};
 
 /// Patterns of `database.collection`. `*` is any run of characters, dots included, `?` any one.
 #[derive(Clone, Debug)]
@@ -39,6 +39,15 @@ impl Globs {
         self.0.iter().any(|pattern| matches(pattern, &ns))
     }
 
+    /// The same for a namespace; one without a collection stands for its database: whether anything of it may match.
+    pub fn wants(&self, ns: &Namespace) -> bool {
+        if !ns.coll().is_empty() {
+            return self.matches(ns.as_str());
+        }
+        let text: Vec<char> = ns.db().chars().chain(['.']).collect();
+        self.0.iter().any(|pattern| begins(pattern, &text))
+    }
+
     /// The patterns as they were written.
     pub fn patterns(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|p| p.iter().collect())
@@ -72,6 +81,30 @@ fn matches(pattern: &[char], text: &[char]) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
+/// Whether something that begins with `text` matches.
+fn begins(pattern: &[char], text: &[char]) -> bool {
+    // The places in the pattern that the text so far may have led to.
+    let mut places = vec![0];
+    for c in text {
+        let mut next = Vec::new();
+        for place in places {
+            let mut place = place;
+            while pattern.get(place) == Some(&'*') {
+                next.push(place);
+                place += 1;
+            }
+            if pattern.get(place).is_some_and(|p| *p == '?' || p == c) {
+                next.push(place + 1);
+            }
+        }
+        next.sort_unstable();
+        next.dedup();
+        places = next;
+    }
+    // At the end of the pattern, nothing may follow; but a collection has a name.
+    places.iter().any(|place| *place < pattern.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +132,22 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_wanted_if_something_of_it_is() {
+        for (pattern, yes, no) in [
+            ("app.tasks", &["app"][..], &["ap", "apps", "app.tasks"][..]),
+            ("app.*", &["app"], &["apps", "xapp"]),
+            ("*.tasks", &["app", "x"], &[]),
+            ("a?p*s", &["app", "azp", "appx"], &["ap", "bpp"]),
+            ("*", &["a"], &[]),
+        ] {
+            let globs = globs(&[pattern]).unwrap();
+            assert!(yes.iter().all(|db| globs.wants(&Namespace::of(db, ""))), "{pattern}");
+            assert!(!no.iter().any(|db| globs.wants(&Namespace::of(db, ""))), "{pattern}");
+        }
+        assert!(globs(&["a.x"]).unwrap().wants(&Namespace::new("a.x")));
+    }
+
+    #[test]
     fn what_nothing_would_match_is_refused() {
         for patterns in [&[][..], &["app"], &[""], &[" app.x"], &["!app.x"], &["/app.x/"]] {
             let e = globs(patterns).map(|_| ()).expect_err("refused");
@@ -118,6 +167,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_database_is_wanted_if_a_collection_of_it_matches(pattern in "[ab.*?]{0,6}", db in "[ab]{1,3}", coll in "[ab.]{1,3}") {
+            let globs = Globs(vec![pattern.chars().collect()]);
+            if globs.matches(&format!("{db}.{coll}")) {
+                prop_assert!(globs.wants(&Namespace::of(&db, "")));
+            }
+        }
+
         #[test]
         fn they_match_what_their_definition_says(pattern in "[ab.*?]{0,8}", text in "[ab.]{0,10}") {
             let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());

@@ -18,13 +18,8 @@ fn build(uri: &str, db: &str) -> Result<Arc<dyn CheckpointStore>, Error> {
     let mut registry = Registry::default();
     oplogue_mongo::register(&mut registry);
     let options = format!("uri = {uri:?}\ndatabase = {db:?}").parse().expect("TOML");
-    let context = Context {
-        name: "store".into(),
-        route: Some("route".into()),
-        source: None,
-        origin: None,
-        state_dir: ".".into(),
-    };
+    let context =
+        Context { name: "store".into(), route: Some("route".into()), state_dir: ".".into(), ..Context::default() };
     (registry.stores["mongo"].build)(&context, &Options::new(options))
 }
 

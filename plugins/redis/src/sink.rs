@@ -52,7 +52,7 @@ impl RedisOplog {
             Dedupe::Keys => Box::new(Keyed::new(Arc::clone(&link), &options.metadata_prefix, ttl, ordinals)),
             Dedupe::Watermark | Dedupe::Off => {
                 let store = Arc::new(RedisStore::new(Arc::clone(&link), &options.metadata_prefix, Keeping::WithSink));
-                let is_on = options.dedupe == Dedupe::Watermark;
+                let is_on = options.dedupe == Dedupe::Watermark && !context.replay;
                 Box::new(Watermark::new(Arc::clone(&link), store, context.route.clone(), is_on))
             }
         };

@@ -36,13 +36,7 @@ impl Place {
     }
 
     fn context(&self, route: &str) -> Context {
-        Context {
-            name: "kit".into(),
-            route: Some(route.into()),
-            source: None,
-            origin: None,
-            state_dir: "/nowhere".into(),
-        }
+        Context { name: "kit".into(), route: Some(route.into()), state_dir: "/nowhere".into(), ..Context::default() }
     }
 
     async fn damage(&self, key: &str) {

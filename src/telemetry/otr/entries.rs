@@ -89,7 +89,8 @@ impl Entries {
         }
         self.last = last;
         for bad in &batch.bad {
-            let bytes = bad.raw.as_bytes().len();
+            let raw = bad.event.as_ref().map_or(&bad.raw, |event| &event.raw);
+            let bytes = raw.as_bytes().len();
             let database = self.database(bad.ns.as_ref().map_or("(no database)", |ns| ns.db()));
             database.size.inc_by(bytes as u64);
             database.error.count(true, bytes, minute);

@@ -59,6 +59,8 @@ fn entries_are_counted_once_under_the_database_of_their_first_write() {
         time: Timestamp { time: 1, increment: 1 },
         ns: Some(Namespace::new("x.c")),
         raw: Doc::empty(),
+        event: None,
+        by: None,
         error: Error::data("bad"),
         before: 0,
     });

@@ -192,6 +192,10 @@ async fn bad_events_stop_are_skipped_or_become_dead_letters() {
     assert_eq!(raw.get_str("route").unwrap(), "r");
     assert!(!raw.get_binary("event").unwrap().bytes.is_empty(), "the raw bytes are kept");
     assert!(raw.get_str("error").is_ok());
+    let letter = letters.deliveries()[1].event.raw.clone();
+    let kept = Event::from_document(&letter.slice(letter.get_document("event").unwrap())).unwrap();
+    assert_eq!((kept.id(), kept.op), (poison, Op::Update));
+    assert_eq!(letter.get_str("id").unwrap(), poison.to_string());
     let text = text.metrics.render(&text.routes);
     assert!(text.contains("oplogue_events_total{outcome=\"dead_letter\",route=\"r\"} 2"), "{text}");
     assert_eq!(b.store.get("r").unwrap().position, b.log.end());

@@ -97,6 +97,33 @@ async fn a_user_that_may_not_write() {
     assert!(mesh.router.terminate().success());
 }
 
+/// A transaction cannot write it, so its changes would come back: in a pair it is refused, one way it goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capped_collection() {
+    let mut mesh = Mesh::pair().await;
+    mesh.router.start();
+    let create = doc! {"create": "log", "capped": true, "size": 100_000};
+    mesh.ends[0].client.database(&mesh.db).run_command(create.clone()).await.unwrap();
+    mesh.settle().await;
+    mesh.coll(0, "log").insert_one(doc! {"_id": 1}).await.unwrap();
+    mesh.router.wait("told", |o| o.log().contains("is a capped or time-series collection or a view at the peer"));
+    assert!(mesh.router.log().contains("replicate it one way"), "with the remedy");
+    assert_eq!(mesh.coll(1, "log").count_documents(doc! {}).await.unwrap(), 0);
+
+    let mut mesh = Mesh::new(ends(2, "mongo-oplog").await, &[(0, 1)], "conflicts = \"origin\"");
+    mesh.router.start();
+    mesh.ends[0].client.database(&mesh.db).run_command(create).await.unwrap();
+    let series = doc! {"create": "series", "timeseries": {"timeField": "at", "metaField": "who"}};
+    mesh.ends[0].client.database(&mesh.db).run_command(series).await.unwrap();
+    for n in 0..20 {
+        mesh.coll(0, "log").insert_one(doc! {"_id": n}).await.unwrap();
+    }
+    mesh.settle().await;
+    assert_eq!(mesh.coll(1, "log").count_documents(doc! {}).await.unwrap(), 20);
+    assert!(mesh.router.log().contains("it is replicated one way, outside of transactions"));
+    assert!(mesh.router.terminate().success());
+}
+
 /// A validator or a unique index at the peer refuses a document: it is parked, the others go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_that_the_peer_refuses() {

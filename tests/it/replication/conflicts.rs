@@ -103,6 +103,39 @@ async fn another_shape_is_a_conflict_and_nothing_becomes_null() {
     assert!(mesh.router.terminate().success());
 }
 
+/// The same where many documents change in one transaction: those of another shape are found among them, the others are written.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_of_another_shape_are_found_among_many() {
+    let mut mesh = Mesh::one_way().await;
+    mesh.router.start();
+    let all = (1..=40).map(|id| doc! {"_id": id, "a": {"b": 0, "c": {"d": 0}}, "l": [1, 2]});
+    mesh.coll(0, "c").insert_many(all).await.unwrap();
+    mesh.settle().await;
+    assert!(mesh.router.terminate().success());
+    for (id, change) in [
+        (1, doc! {"$set": {"a": "text"}}),
+        (2, doc! {"$unset": {"a": 1}}),
+        (3, doc! {"$set": {"a": [{"b": 0, "c": {"d": 0}}]}}),
+        (4, doc! {"$set": {"l": {"2": 0}}}),
+        (5, doc! {"$unset": {"a.c": 1}}),
+    ] {
+        mesh.coll(1, "c").update_one(doc! {"_id": id}, change).await.unwrap();
+    }
+    for n in 1..=2 {
+        let change = doc! {"$set": {"a.b": n, "a.c.d": n}, "$push": {"l": n}};
+        mesh.coll(0, "c").update_many(doc! {}, change).await.unwrap();
+    }
+    mesh.router.start();
+    mesh.settle_equal("shapes among many").await;
+    let mut found: Vec<_> = Vec::new();
+    for record in mesh.conflicts(1).await {
+        found.push((record.get_i32("key").unwrap(), text(&record, "kind").to_owned()));
+    }
+    found.sort();
+    assert_eq!(found, (1..=5).map(|id| (id, "shape".to_owned())).collect::<Vec<_>>());
+    assert!(mesh.router.terminate().success());
+}
+
 /// Collections, indexes and options, from either side: the same at both ends, and no command comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn ddl_both_ways() {

@@ -2,9 +2,14 @@
 
 mod acceptance;
 mod bad_input;
+mod clocks;
 mod conflicts;
+mod lost;
+mod merge;
 mod mesh;
+mod peer;
 mod random;
 mod silence;
 mod trouble;
+mod unique;
 mod work;

@@ -108,6 +108,8 @@ async fn together(mut mesh: Mesh, at: &[usize], policy: &str) {
     }
     mesh.router.start();
     work(&mesh, at, 150, false, &chance).await;
+    // Under "merge" there are words to be heard after what was written.
+    mesh.settle().await;
     mesh.settle().await;
     mesh.settle_equal(&format!("{policy}, seed {}", chance.seed())).await;
     let mut conflicts = 0;
@@ -140,4 +142,30 @@ async fn one_node_has_priority_on_the_same_keys() {
     let ends = ends(2, "mongo-oplog").await;
     let sink = format!("conflicts = \"priority\"\npriority = [\"{}\", \"{}\"]", ends[1].name, ends[0].name);
     together(Mesh::new(ends, &[(0, 1), (1, 0)], &sink), &[0, 1], "priority").await;
+}
+
+const MERGE: &str = "conflicts = \"merge\"";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_merges_on_the_same_keys() {
+    together(Mesh::new(ends(2, "mongo-oplog").await, &[(0, 1), (1, 0)], MERGE), &[0, 1], "merge").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_merges_on_the_same_keys_by_change_streams() {
+    together(Mesh::new(ends(2, "mongo-change-stream").await, &[(0, 1), (1, 0)], MERGE), &[0, 1], "merge").await;
+}
+
+/// An old server at the end that merges, and at the other: what an oplog of 4.4 says of fields, and documents that cannot be had as
+/// they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_merges_with_a_server_of_4_4() {
+    for first in ["old", "new"] {
+        let old = End::new("old", set("4.4.2", 1).await, "mongo-oplog").await;
+        let new = End::new("new", shared(1).await, "mongo-oplog").await;
+        let sink = format!("{MERGE}\npriority = [\"{}\"]", if first == "old" { &old.name } else { &new.name });
+        let mut mesh = Mesh::new(vec![old, new], &[(0, 1), (1, 0)], &sink);
+        mesh.is_of_today = false;
+        together(mesh, &[0, 1], &format!("merge at the {first} one")).await;
+    }
 }

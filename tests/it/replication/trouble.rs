@@ -87,6 +87,8 @@ async fn killed(mut mesh: Mesh, is_apart: bool) {
     assert!(mesh.router.terminate().success());
     mesh.router.start();
     end_of(loads).await;
+    mesh.settle().await;
+    mesh.settle().await;
     mesh.settle_equal(&format!("seed {}", chance.seed())).await;
     if is_apart {
         mesh.assert_once(&format!("seed {}", chance.seed())).await;
@@ -108,6 +110,11 @@ async fn the_router_is_killed_over_and_over_reading_change_streams() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_router_is_killed_over_and_over_amid_conflicts() {
     killed(Mesh::pair().await, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_router_is_killed_over_and_over_amid_merges() {
+    killed(Mesh::new(ends(2, "mongo-oplog").await, &[(0, 1), (1, 0)], "conflicts = \"merge\""), false).await;
 }
 
 /// 20,000 inserts in bulk, killed meanwhile: each is there, none was made twice.
@@ -139,12 +146,12 @@ async fn killed_in_twenty_thousand_inserts() {
 }
 
 /// Both ends are cut off from the router and from each other, write on, and come back.
-async fn partition(is_apart: bool) {
+async fn partition(is_apart: bool, sink: &str) {
     let mut chance = Chance::new();
     let proxies = [Proxy::start(shared(0).await.addr(0)).await, Proxy::start(shared(1).await.addr(0)).await];
     let near = End::behind("factory", shared(0).await, "mongo-oplog", &proxies[0]).await;
     let far = End::behind("cloud", shared(1).await, "mongo-oplog", &proxies[1]).await;
-    let mut mesh = Mesh::new(vec![near, far], &[(0, 1), (1, 0)], "");
+    let mut mesh = Mesh::new(vec![near, far], &[(0, 1), (1, 0)], sink);
     mesh.router.start();
     let loads = Load::at_all(&mesh, &chance, is_apart);
     for round in 0..4 {
@@ -172,6 +179,8 @@ async fn partition(is_apart: bool) {
         proxies.iter().for_each(Proxy::heal);
     }
     end_of(loads).await;
+    mesh.settle().await;
+    mesh.settle().await;
     mesh.settle_equal(&format!("seed {}", chance.seed())).await;
     if is_apart {
         mesh.assert_once(&format!("seed {}", chance.seed())).await;
@@ -181,12 +190,17 @@ async fn partition(is_apart: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_ends_are_cut_off_for_a_while() {
-    partition(true).await;
+    partition(true, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_ends_are_cut_off_for_a_while_amid_conflicts() {
-    partition(false).await;
+    partition(false, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ends_are_cut_off_for_a_while_amid_merges() {
+    partition(false, "conflicts = \"merge\"").await;
 }
 
 /// The primary of either side steps down, and one is killed.

@@ -75,7 +75,7 @@ impl Chain {
     /// Reports the whole transaction as one bad event, its last entry: for a reader that cannot find the earlier entries,
     /// or finds that they do not belong together. `before` is how many events the batch has so far.
     pub fn bad(&self, error: Error, before: usize, bad: &mut Vec<BadEvent>) {
-        bad.push(BadEvent { before, time: self.context.time, ns: None, raw: self.last.clone(), error });
+        bad.push(BadEvent::undecodable(before, self.context.time, None, self.last.clone(), error));
     }
 
     fn verify(&self, entry: &Envelope<'_>) -> Result<()> {

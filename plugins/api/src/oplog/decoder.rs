@@ -109,7 +109,7 @@ impl Decoder {
         let outcome = outcome.unwrap_or_else(|error| {
             let time = envelope.ts.unwrap_or(Timestamp { time: 0, increment: 0 });
             let ns = (!envelope.ns.is_empty()).then(|| self.namespaces.get(envelope.ns));
-            out.bad.push(BadEvent { before: out.events.len(), time, ns, raw: entry.clone(), error });
+            out.bad.push(BadEvent::undecodable(out.events.len(), time, ns, entry.clone(), error));
             Outcome::Events
         });
         Decoded { at, outcome }
@@ -193,7 +193,7 @@ impl Decoder {
         };
         if let Err(error) = decoded {
             let time = chain.context.time;
-            out.bad.push(BadEvent { before: out.events.len(), time, ns: None, raw: entry.clone(), error });
+            out.bad.push(BadEvent::undecodable(out.events.len(), time, None, entry.clone(), error));
         }
     }
 
@@ -266,6 +266,8 @@ impl Decoder {
                         time: context.time,
                         ns,
                         raw: raw.clone(),
+                        event: None,
+                        by: None,
                         error,
                     });
                 }

@@ -118,6 +118,8 @@ fn bad_events_keep_their_places_among_the_kept() {
         time: Timestamp { time: 1, increment: 1 },
         ns: ns.map(Namespace::new),
         raw: Doc::empty(),
+        event: None,
+        by: None,
         error: Error::data("x"),
     };
     let events = ["a.1", "b.2", "a.3", "b.4", "b.5", "a.6"].map(|ns| event(Op::Insert, ns)).to_vec();

@@ -165,9 +165,7 @@ impl Assembler {
                     out.events.push(event);
                 }
             }
-            Err(error) => {
-                out.bad.push(BadEvent { before: out.events.len(), time: mark.time, ns: None, raw: raw.clone(), error })
-            }
+            Err(error) => out.bad.push(BadEvent::undecodable(out.events.len(), mark.time, None, raw.clone(), error)),
         }
         if !known {
             self.last = mark;

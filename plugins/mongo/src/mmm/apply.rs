@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
-use oplogue_api::{Doc, Error, Event, Namespace, Op, Position, Result, hash_key};
+use oplogue_api::{Doc, Error, Event, EventId, Namespace, Op, Position, Result, hash_key};
 
 use super::{
+    arbiter,
     document::{self, Now, Whole, Why},
     marker::Marker,
-    names,
+    names, nested,
     origin::{Documents, as_bson, raw},
     records,
     sight::Sight,
@@ -16,9 +17,15 @@ use super::{
     statements::{Applied, Commands, Kind, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
-    verdict::{Verdict, verdict},
+    unique::Ask,
+    unsettled::Unsettled,
+    verdict::{Earlier, Verdict, verdict},
     window::Window,
+    word::{Word, Words, is_word},
 };
+
+/// What the words of a marker may take, in bytes: it has to fit into an entry of the log, with what is written beside it.
+const MOST_WORDS: usize = 4 << 20;
 
 /// A document, by namespace and hash of its key.
 type Place = (Namespace, u64);
@@ -34,8 +41,27 @@ pub(super) struct Tactics {
     whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
     pub is_behind: bool,
-    /// A concurrent write was too new once already.
+    /// What is to be merged met a concurrent write that was too new, once already.
     has_looked_again: bool,
+    /// What the peer merges here, and says again.
+    again: Words,
+    /// What is left out here, and waits for the word of the arbiter.
+    waits: Words,
+    /// By event, the unique values for which the peer has refused it.
+    pub asks: HashMap<EventId, Vec<Ask>>,
+    /// The documents that met over them.
+    pub met: Unsettled,
+}
+
+impl Tactics {
+    /// A concurrent write may lie behind the snapshot: the next one has it for certain. At once; but behind a writer that never
+    /// rests, with waits.
+    pub fn look_again(&mut self) -> Retry {
+        match std::mem::replace(&mut self.has_looked_again, true) {
+            false => Retry::Otherwise,
+            true => Failure::Again(Error::transient("another writer was in the way")).into(),
+        }
+    }
 }
 
 /// A document that only the origin knows.
@@ -80,9 +106,20 @@ impl Peer {
     ) -> Result<Outcome, Retry> {
         let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings);
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
-        let mut marker = sight.marker(state, position, whole)?;
+        let words = [&tactics.again, &tactics.waits].map(Words::all);
+        let mut marker = sight.marker(state, position, whole, words)?;
+        if events.len() > 1 && marker.words_bytes() > MOST_WORDS {
+            let e = Error::transient("what both sides have written is too much for one transaction");
+            return Err(Failure::TooLarge(e).into());
+        }
         marker.session = self.session.id(self.client().await?).await?;
+        let has_spoken = !state.marker()?.again.is_empty();
+        marker.unsettled.merge(&tactics.met);
         if let Some(window) = &mut state.window {
+            // What the last words were about is still needed, which only the log says. And much is not read with documents locked.
+            if has_spoken || window.is_behind() {
+                window.pull(self.client().await?).await?;
+            }
             sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
         }
@@ -92,6 +129,9 @@ impl Peer {
                 // From here on it may be there, whatever we hear.
                 state.is_certain = false;
                 transaction.commit().await?;
+                if sight.stream.settles {
+                    sight.stream.unsettled.merge(&tactics.met);
+                }
                 state.committed(marker, sight.stream, writes.taken.into_iter());
                 for (hash, upto) in writes.beaten {
                     state.beaten.insert(hash, upto);
@@ -115,13 +155,37 @@ impl Peer {
         tactics: &mut Tactics,
     ) -> Result<Writes, Retry> {
         self.mark(transaction, state, marker).await?;
+        // Where fields are merged, what comes of the log may also have to be said.
+        if state.window.is_some() && !self.settings.merges() && tactics.asks.is_empty() {
+            let (mut subjects, mut writes) = Default::default();
+            let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+            if subjects.is_empty() {
+                let planned = (plans, subjects, writes);
+                return self.write_meanwhile(transaction, state, events, (sight, marker), planned, tactics).await;
+            }
+        }
         if let Some(window) = &mut state.window {
             window.pull(self.client().await?).await?;
         }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
         let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
+        self.carry_out(transaction, state, events, (sight, marker), (plans, subjects, writes), tactics).await
+    }
+
+    /// The writes behind the marker. While the log of the peer is read, `state.window` is not there.
+    pub(super) async fn carry_out(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        events: &[Event],
+        (sight, marker): (&Sight, &Marker),
+        (plans, mut subjects, mut writes): Planned,
+        tactics: &mut Tactics,
+    ) -> Result<Writes, Retry> {
         self.read(transaction, &mut subjects).await?;
+        let is_statement = |n: usize| matches!(plans[n], Plan::Statement(..)) && self.settings.stamp.is_none();
+        let mut nested = nested::statements(transaction, events, is_statement, tactics).await?;
 
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
@@ -135,6 +199,7 @@ impl Peer {
                     true
                 }
                 Plan::Statement(kind, statement) => {
+                    let statement = nested.remove(&n).unwrap_or(statement);
                     commands.push(n, &event.ns, key, state.serial.contains(&event.ns), kind, statement);
                     true
                 }
@@ -143,15 +208,22 @@ impl Peer {
                     let at = subjects.enter(&event.ns, key);
                     let subject = subjects.get(at);
                     subject.event = n;
+                    let is_covered = state.is_covered(event.time);
+                    let whole = tactics.whole.get(&(place.clone(), event.time));
+                    if matches!(verdict, Verdict::Fields(_)) && whole.is_none() {
+                        // Whatever the document is: so all of a batch are asked for at once.
+                        let (ns, key, why) = (event.ns.clone(), Doc::from(key), Why::Concurrent);
+                        wanted.push(Wanted { ns, key, time: event.time, exactly: !is_covered, why });
+                        pending.insert(at);
+                    }
                     // What it is before this event is not known yet; or the event is in what was taken whole.
                     if pending.contains(&at) || writes.taken.get(&place).is_some_and(|upto| event.time <= *upto) {
                         continue;
                     }
-                    let is_covered = state.is_covered(event.time);
-                    let whole = tactics.whole.get(&(place.clone(), event.time));
                     let hash = Window::hash(&event.ns, key);
                     if let Verdict::Remote(conflict) = &verdict {
                         writes.beaten.push((hash, conflict.upto));
+                        subject.must_change |= conflict.is_new;
                     }
                     let now = subject.now.take();
                     let link = &self.settings.link;
@@ -188,6 +260,11 @@ impl Peer {
                             writes.records.push(records::resolved(link, event, clock, &conflict, false, versions)?);
                             (now, false)
                         }
+                        Now::Merged(conflict, document, fields) => {
+                            let versions = (now.as_deref(), whole.and_then(|whole| whole.document.as_deref()));
+                            writes.records.push(records::merged(link, event, clock, &conflict, &fields, versions)?);
+                            (document, true)
+                        }
                         Now::Homeless => {
                             writes.records.push(records::homeless(link, event, clock)?);
                             (now, false)
@@ -213,6 +290,12 @@ impl Peer {
             self.fetch(wanted, tactics).await?;
             return Err(Retry::Otherwise);
         }
+        if !tactics.asks.is_empty() {
+            self.contests(transaction, state, events, (sight, marker), tactics, &mut subjects, &mut writes).await?;
+        }
+        if subjects.all().any(|subject| subject.must_change && !subject.is_changed()) {
+            return Err(Failure::Again(Error::transient("another writer was in the way")).into());
+        }
         writes.outcome.conflicts = writes.records.len() as u64 - writes.outcome.refused;
         let stamp = self.settings.stamp.as_ref();
         let finish = |n: usize, document: &RawDocument| match stamp {
@@ -236,14 +319,28 @@ impl Peer {
         writes: &mut Writes,
     ) -> Result<Vec<Plan>, Retry> {
         let mut plans = Vec::with_capacity(events.len());
-        let mut beaten: HashMap<u64, Timestamp> = HashMap::new();
+        let mut earlier: HashMap<u64, Earlier> = HashMap::new();
+        let mut left: HashMap<Place, Word> = HashMap::new();
         let mut again = false;
+        let none = state.is_mesh.then(Vec::new);
         for (n, event) in events.iter().enumerate() {
+            for word in arbiter::unanswered(&self.settings, state, event, sight.of(n).1)? {
+                again |= tactics.again.note(Word { fields: none.clone(), ..word })?;
+            }
             let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
             let Some(key) = event.key.as_deref().filter(|_| wanted) else {
                 plans.push(Plan::Nothing);
                 continue;
             };
+            let place = (event.ns.clone(), hash_key(key));
+            let hash = Window::hash(&event.ns, key);
+            // Even if there is nothing to be done here: elsewhere the word is waited for.
+            let mut before = earlier.get(&hash).copied().unwrap_or_default();
+            if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
+                again |= tactics.again.note(Word::on(event, key, base, state.is_mesh)?)?;
+                before.said = Some(base);
+                earlier.insert(hash, before);
+            }
             if let Some(code) = tactics.refused.get(&n) {
                 writes.records.push(records::refused(&self.settings.link, event, *code)?);
                 writes.outcome.refused += 1;
@@ -254,27 +351,33 @@ impl Peer {
                 plans.push(Plan::Plain);
                 continue;
             }
-            let place = (event.ns.clone(), hash_key(key));
             if state.included.get(&place).is_some_and(|at| event.time <= *at) {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            let hash = Window::hash(&event.ns, key);
-            // An earlier event of this transaction may have won already.
-            let won = beaten.get(&hash).copied();
-            let verdict = verdict(&self.settings, state, event, hash, (sight, n), won)?;
+            let verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
             if matches!(verdict, Verdict::TooNew) {
-                // At once; but behind a writer that never rests, with waits.
-                let again = std::mem::replace(&mut tactics.has_looked_again, true);
-                let busy = || Failure::Again(Error::transient("another writer was in the way"));
-                return Err(if again { Retry::Failure(busy()) } else { Retry::Otherwise });
+                return Err(tactics.look_again());
+            }
+            match &verdict {
+                Verdict::Wait => {
+                    if !left.contains_key(&place) {
+                        left.insert(place.clone(), Word::on(event, key, event.time, false)?);
+                    }
+                }
+                // The word on what was left out before.
+                Verdict::Apply if is_word(event) => {
+                    left.remove(&place);
+                }
+                _ => {}
             }
             if let Verdict::Remote(conflict) = &verdict {
-                beaten.insert(hash, conflict.upto);
+                earlier.insert(hash, Earlier { beaten: Some(conflict.upto), ..before });
             }
             let is_unknown = tactics.is_behind || state.is_covered(event.time);
             let plan = match verdict {
                 Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
+                Verdict::Wait => Plan::Nothing,
                 verdict => Plan::Read(verdict),
             };
             if matches!(plan, Plan::Read(_)) {
@@ -284,6 +387,9 @@ impl Peer {
             }
             plans.push(plan);
         }
+        for word in left.into_values() {
+            again |= tactics.waits.note(word)?;
+        }
         if again {
             return Err(Retry::Otherwise);
         }
@@ -291,7 +397,12 @@ impl Peer {
     }
 
     /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.
-    async fn mark(&self, transaction: &mut Transaction<'_>, state: &mut State, marker: &Marker) -> Result<(), Retry> {
+    pub(super) async fn mark(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        marker: &Marker,
+    ) -> Result<(), Retry> {
         let before = state.marker()?;
         let filter = doc! {
             "_id": before.link.marker_id(before.lane),
@@ -315,7 +426,7 @@ impl Peer {
         })
     }
 
-    async fn read(&self, transaction: &mut Transaction<'_>, subjects: &mut Subjects) -> Result<(), Retry> {
+    pub(super) async fn read(&self, transaction: &mut Transaction<'_>, subjects: &mut Subjects) -> Result<(), Retry> {
         if subjects.is_empty() {
             return Ok(());
         }
@@ -359,15 +470,18 @@ impl Peer {
 pub(super) struct Writes {
     pub outcome: Outcome,
     pub records: Vec<Document>,
-    pub tombstones: Vec<Document>,
+    pub tombstones: Vec<RawDocumentBuf>,
     /// The documents that were taken whole from the origin, and what is in them.
     taken: HashMap<Place, Timestamp>,
     /// By hash, up to when writes of the peer have lost.
     beaten: Vec<(u64, Timestamp)>,
 }
 
+/// What is to be done with each event, the documents that are read for it, and what is known to be written beside.
+pub(super) type Planned = (Vec<Plan>, Subjects, Writes);
+
 /// What is to be done with an event.
-enum Plan {
+pub(super) enum Plan {
     Nothing,
     Statement(Kind, RawDocumentBuf),
     /// Outside of the transaction: its collection takes none.

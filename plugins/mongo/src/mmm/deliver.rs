@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     apply::{Outcome, Retry, Tactics},
+    arbiter,
     chunk::{chunks, units},
     marker::Marker,
     names,
@@ -23,6 +24,7 @@ use super::{
     state::{State, is_marker},
     txn::Failure,
     window::Window,
+    word::asked,
 };
 use crate::{client, errors::Phase};
 
@@ -31,7 +33,9 @@ pub(super) const MOST: usize = 1000;
 /// More namespaces than this are not remembered at once (I6).
 const MOST_NAMESPACES: usize = 10_000;
 /// How often a transaction is tried before the engine hears of it. With the waits between, some seconds.
-const TRIES: u32 = 12;
+pub(super) const TRIES: u32 = 12;
+/// For so long at most: where the peer cannot be reached each try takes its time.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long what a change follows from is waited for. Then its document is taken whole.
 const CAUSES: Duration = Duration::from_secs(1);
 
@@ -41,14 +45,15 @@ impl Mmm {
         let mut total = Outcome::default();
         let mut rest: Vec<Range<usize>> = chunks(events, state.most);
         rest.reverse();
-        let mut tries = 0;
+        let (mut tries, mut since) = (0, Instant::now());
         let mut tactics = Tactics::default();
         while let Some(range) = rest.pop() {
             if !state.is_certain {
                 self.reload(state).await?;
             }
             let part = &events[range.clone()];
-            if part.iter().all(|event| state.is_done(event) || !self.concerns(event)) {
+            let is_idle = part.iter().all(|event| state.is_done(event) || !self.concerns(event));
+            if is_idle && !self.is_asked(state, part).await? {
                 for marker in part.iter().filter(|event| is_marker(event)) {
                     pass(&mut state.stream, marker, &self.peer.settings.link.node);
                 }
@@ -76,7 +81,7 @@ impl Mmm {
                     total.applied += outcome.applied;
                     total.conflicts += outcome.conflicts;
                     total.refused += outcome.refused;
-                    tries = 0;
+                    (tries, since) = (0, Instant::now());
                     tactics = Tactics::default();
                     state.most = (state.most * 2).min(MOST);
                 }
@@ -87,7 +92,7 @@ impl Mmm {
                 }
                 Err(Retry::Failure(Failure::Again(e))) => {
                     tries += 1;
-                    if tries >= TRIES {
+                    if tries >= TRIES || since.elapsed() > PATIENCE {
                         return Err(e);
                     }
                     // Small transactions get through where large ones do not, and hold up a local writer for less time.
@@ -168,7 +173,9 @@ impl Mmm {
             return Ok(());
         }
         let log = state.marker()?.log;
-        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window);
+        let merging = settings.clone();
+        let merges = move |ns: &Namespace| merging.policy(ns).conflicts == Conflicts::Merge && merging.wants(ns);
+        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window).with_fields(merges);
         let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
         let markers = self.peer.markers().await?;
         let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;
@@ -196,6 +203,24 @@ impl Mmm {
         window.pull(self.peer.client().await?).await?;
         state.window = Some(window);
         Ok(())
+    }
+
+    /// Whether the origin waits for a word of the peer that is not on its way.
+    async fn is_asked(&self, state: &mut State, events: &[Event]) -> Result<bool> {
+        if state.window.is_none() || events.iter().all(|event| asked(event).is_empty()) {
+            return Ok(false);
+        }
+        if let Some(window) = &mut state.window {
+            window.pull(self.peer.client().await?).await?;
+        }
+        let settings = &self.peer.settings;
+        let sight = Sight::new(&state.stream, events, false, settings);
+        for (n, event) in events.iter().enumerate() {
+            if !state.is_done(event) && !arbiter::unanswered(settings, state, event, sight.of(n).1)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the event changes anything at the peer.

@@ -4,8 +4,11 @@ use bson::{RawDocument, RawDocumentBuf, Timestamp};
 use oplogue_api::{Change, Doc, Error, Event, Op, Result, oplog};
 
 use super::{
+    arbiter::Fields,
+    paths::{self, FieldPath},
     shape,
     verdict::{Conflict, Verdict},
+    word::is_word,
 };
 
 /// A document as the origin has it.
@@ -38,6 +41,8 @@ pub(super) enum Now {
     Won(Conflict, Option<RawDocumentBuf>),
     /// The change has lost: what it would have been.
     Lost(Conflict, Option<RawDocumentBuf>),
+    /// The change was merged with others: what the document is now, which fields it took from the origin's, and which it kept.
+    Merged(Conflict, Option<RawDocumentBuf>, [Vec<FieldPath>; 2]),
     /// The change has lost together with its collection.
     Homeless,
     /// Only the origin knows.
@@ -54,7 +59,8 @@ pub(super) fn apply(
     verdict: Verdict,
 ) -> Result<Now> {
     let conflict = match verdict {
-        Verdict::Stale => return Ok(Now::Same),
+        Verdict::Stale | Verdict::Wait => return Ok(Now::Same),
+        Verdict::Fields(fields) => return merged(event, now, whole, fields),
         Verdict::TooNew => return Err(Error::bug("a verdict that is none")),
         Verdict::Removed => return Ok(Now::Homeless),
         Verdict::Apply => return alone(event, now, whole, is_unknown),
@@ -82,6 +88,23 @@ pub(super) fn apply(
     })
 }
 
+/// What came, in the fields that nothing here keeps.
+fn merged(event: &Event, now: Option<&RawDocument>, whole: Option<&Whole>, fields: Fields) -> Result<Now> {
+    let (Some(change), Some(whole)) = (&event.change, whole) else { return Ok(Now::Wanted(Why::Concurrent)) };
+    // It is gone there by now; that comes as well, and is concurrent too.
+    let Some(theirs) = whole.document.as_deref() else { return Ok(Now::Same) };
+    let Some(ours) = now else { return Ok(Now::Merged(fields.conflict, owned(theirs), [Vec::new(), Vec::new()])) };
+    let within = |path: &FieldPath| path.within([Some(ours), Some(theirs)]);
+    let kept = fields.kept.iter().map(within).collect::<Result<Vec<_>>>()?;
+    let changed = FieldPath::all(change)?.iter().map(within).collect::<Result<Vec<_>>>()?;
+    let (lost, taken): (Vec<_>, Vec<_>) = changed.into_iter().partition(|path| kept.iter().any(|k| k.overlaps(path)));
+    let document = paths::take(ours, theirs, &taken)?;
+    Ok(match lost.is_empty() && document.as_bytes() == ours.as_bytes() {
+        true => Now::Same,
+        false => Now::Merged(fields.conflict, Some(document), [taken, lost]),
+    })
+}
+
 fn alone(event: &Event, now: Option<&RawDocument>, whole: Option<&Whole>, is_unknown: bool) -> Result<Now> {
     if let Some(whole) = whole {
         // The change is in the document that the origin gave.
@@ -93,7 +116,7 @@ fn alone(event: &Event, now: Option<&RawDocument>, whole: Option<&Whole>, is_unk
         });
     }
     Ok(match (event.op, &event.after, &event.change, now) {
-        _ if is_unknown => Now::Wanted(Why::Unknown),
+        _ if is_unknown || is_word(event) => Now::Wanted(Why::Unknown),
         (Op::Insert, Some(after), _, None) | (Op::Replace, Some(after), _, Some(_)) => Now::Is(owned(after)),
         (Op::Insert, Some(after), _, Some(now)) if now.as_bytes() == after.as_bytes() => Now::Same,
         (Op::Insert, Some(after), _, Some(_)) => Now::Differs("exists", owned(after)),

@@ -3,7 +3,7 @@
 //! ```text
 //! { _id: "factory->cloud", node: "factory", peer: "cloud", lane: 0, route: "…", generation: 3, seq: 4711,
 //!   origin: "factory", position: { token: BinData, time: Timestamp }, done: { time: Timestamp, index: 0 }, clock: 1764049191000,
-//!   session: UUID, saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
+//!   again: [{ns: "app.x", id: 1, base: Timestamp}], waits: […], session: UUID, saw: { cloud: Timestamp, … }, seen: { cloud: Timestamp, … }, writes: BinData, log: { clock: 0, since: Timestamp, since_clock: 0 }, applied: Date }
 //! ```
 //!
 //! It is always replaced whole, so that the entry in the log of `peer` (and the event of a change stream) shows all of it;
@@ -11,6 +11,8 @@
 
 use bson::{Binary, Bson, DateTime, Document, Timestamp, Uuid, doc, spec::BinarySubtype};
 use oplogue_api::{Doc, EventId, Position};
+
+use super::{unsettled::Unsettled, word::Word};
 
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +60,12 @@ pub(crate) struct Marker {
     /// For each document that the transaction writes: hash, time at the origin and clock of the last write, 8 bytes each, little
     /// endian. Only where more than one link leads to the peer: the others look there what is concurrent with theirs.
     pub writes: Vec<u8>,
+    /// What the peer has merged in this transaction, and says again to the others.
+    pub again: Vec<Word>,
+    /// What the peer has left out in this transaction, and waits for the word of the arbiter on.
+    pub waits: Vec<Word>,
+    /// The documents that met over a unique value in this transaction; in the marker of the link that settles them, all that are not settled yet.
+    pub unsettled: Unsettled,
     /// What the writer needs to go on.
     pub log: LogState,
 }
@@ -80,7 +88,7 @@ impl Marker {
             seen.iter().map(|(node, time)| (node.clone(), Bson::Timestamp(*time))).collect()
         };
         let writes = Binary { subtype: BinarySubtype::Generic, bytes: self.writes.clone() };
-        doc! {
+        let mut document = doc! {
             "_id": self.link.marker_id(self.lane),
             "node": &self.link.node,
             "peer": &self.link.peer,
@@ -98,7 +106,21 @@ impl Marker {
             "writes": writes,
             "log": {"clock": self.log.clock, "since": self.log.since, "since_clock": self.log.since_clock},
             "applied": DateTime::now(),
+        };
+        for (name, words) in [("again", &self.again), ("waits", &self.waits)] {
+            if !words.is_empty() {
+                document.insert(name, words.iter().map(Word::encode).collect::<Vec<_>>());
+            }
         }
+        if !self.unsettled.is_empty() {
+            document.insert("unsettled", self.unsettled.encode());
+        }
+        document
+    }
+
+    /// What the words take, roughly.
+    pub fn words_bytes(&self) -> usize {
+        self.again.iter().chain(&self.waits).map(Word::bytes).sum()
     }
 
     /// `None`: it is not of the known shape; somebody has edited it.
@@ -111,6 +133,10 @@ impl Marker {
         let times = |name: &str| -> Option<Vec<(String, Timestamp)>> {
             let times = stored.get_document(name).ok()?;
             times.iter().map(|(node, at)| Some((node.clone(), at.as_timestamp()?))).collect()
+        };
+        let words = |name: &str| match stored.get(name) {
+            Some(words) => words.as_array()?.iter().map(Word::decode).collect(),
+            None => Some(Vec::new()),
         };
         let marker = Marker {
             link: Link { node: text("node")?, peer: text("peer")? },
@@ -132,6 +158,9 @@ impl Marker {
             seen: times("seen")?,
             saw: times("saw")?,
             writes: stored.get_binary_generic("writes").ok()?.clone(),
+            again: words("again")?,
+            waits: words("waits")?,
+            unsettled: Unsettled::decode(stored.get("unsettled")),
             log: LogState {
                 clock: integer(log.get("clock")?)?,
                 since: log.get_timestamp("since").ok()?,
@@ -156,6 +185,7 @@ fn integer(value: &Bson) -> Option<i64> {
 mod tests {
     use super::*;
     use bson::rawdoc;
+    use oplogue_api::Namespace;
 
     #[test]
     fn a_marker_survives_the_document() {
@@ -174,6 +204,9 @@ mod tests {
             seen: vec![("b".into(), time(5))],
             saw: vec![("b".into(), time(4))],
             writes: vec![1; 24],
+            again: vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(6), fields: Some(vec![]) }],
+            waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7), fields: None }],
+            unsettled: Unsettled::default(),
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };
         let document = marker.encode();

@@ -2,6 +2,7 @@
 //! `docs/decisions/replication.md`.
 
 mod apply;
+mod arbiter;
 mod checks;
 mod chunk;
 mod copy;
@@ -9,12 +10,16 @@ mod ddl;
 mod deliver;
 mod document;
 pub(crate) mod marker;
+mod meanwhile;
 pub(crate) mod names;
+mod nested;
 mod options;
 mod origin;
+mod paths;
 mod rank;
 mod records;
 mod seen;
+mod settle;
 mod shape;
 mod sight;
 mod sink;
@@ -25,8 +30,11 @@ mod store;
 mod subjects;
 mod tools;
 mod txn;
+mod unique;
+mod unsettled;
 mod verdict;
 mod window;
+pub(crate) mod word;
 mod write;
 
 use std::sync::Arc;

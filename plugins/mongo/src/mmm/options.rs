@@ -28,7 +28,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     Field::new(
         "conflicts",
-        FieldType::OneOf(&["last-write", "priority", "stop", "origin"]),
+        FieldType::OneOf(&["last-write", "priority", "merge", "stop", "origin"]),
         "Which of two concurrent writes of a document stays",
     )
     .default("\"last-write\""),
@@ -38,7 +38,11 @@ pub(super) const FIELDS: &[Field] = &[
         "What a delete is worth against a concurrent write: like any write, always more, always less",
     )
     .default("\"rank\""),
-    Field::new("priority", FieldType::Strings, "The nodes, the one whose writes stay first; breaks ties too"),
+    Field::new(
+        "priority",
+        FieldType::Strings,
+        "The nodes, the one whose writes stay first; breaks ties too, and says which node merges",
+    ),
     Field::new(
         "collections",
         FieldType::Any,
@@ -86,6 +90,7 @@ pub(super) enum Conflicts {
     #[default]
     LastWrite,
     Priority,
+    Merge,
     Stop,
     Origin,
 }
@@ -231,9 +236,9 @@ impl Settings {
         })
     }
 
-    /// Whether a namespace is replicated.
+    /// Whether a namespace is replicated; of one without a collection, whether anything of the database is.
     pub fn wants(&self, ns: &Namespace) -> bool {
-        !ns.is_system() && self.namespaces.as_ref().is_none_or(|globs| globs.matches(ns.as_str()))
+        !ns.is_system() && self.namespaces.as_ref().is_none_or(|globs| globs.wants(ns))
     }
 
     /// Whether the node that is read wins where nothing else tells versions apart. The link back says the opposite.
@@ -250,6 +255,12 @@ impl Settings {
     pub fn is_one_way(&self) -> bool {
         let is_one_way = |policy: &Policy| policy.conflicts == Conflicts::Origin;
         is_one_way(&self.policy) && self.exceptions.iter().all(|(_, policy)| is_one_way(policy))
+    }
+
+    /// Whether fields are merged anywhere.
+    pub fn merges(&self) -> bool {
+        let mut all = self.exceptions.iter().map(|(_, policy)| policy).chain([&self.policy]);
+        all.any(|policy| policy.conflicts == Conflicts::Merge)
     }
 
     pub fn policy(&self, ns: &Namespace) -> Policy {

@@ -1,11 +1,12 @@
 //! What is written beside the data: conflicts and tombstones.
 
-use bson::{Bson, DateTime, Document, RawDocument, doc, oid::ObjectId};
-use oplogue_api::{Event, Op, Result};
+use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId, raw::cstr};
+use oplogue_api::{Event, Namespace, Op, Result};
 
 use super::{
     marker::Link,
     origin::{as_bson, document},
+    paths::FieldPath,
     statements::id,
     verdict::Conflict,
 };
@@ -62,6 +63,69 @@ pub(super) fn resolved(
     Ok(record)
 }
 
+/// Concurrent writes that were merged: `remote` and `local` of `fields` name those that came and were taken, and those that came
+/// and were not.
+pub(super) fn merged(
+    link: &Link,
+    event: &Event,
+    clock: i64,
+    conflict: &Conflict,
+    fields: &[Vec<FieldPath>; 2],
+    versions: (Option<&RawDocument>, Option<&RawDocument>),
+) -> Result<Document> {
+    let mut record = resolved(link, event, clock, conflict, false, versions)?;
+    let [taken, kept] = fields.each_ref().map(|paths| paths.iter().map(FieldPath::text).collect::<Vec<_>>());
+    record.insert("winner", "merged");
+    record.insert("fields", doc! {"remote": taken, "local": kept});
+    Ok(record)
+}
+
+/// Two documents with one unique value. The key of the record is that of the change, `local.key` that of the other document.
+pub(super) fn unique(
+    link: &Link,
+    event: &Event,
+    clock: i64,
+    (conflict, won): (Option<&Conflict>, bool),
+    (holder, remote): (&RawDocument, Option<&RawDocument>),
+) -> Result<Document> {
+    let mut record = record(link, event, "unique")?;
+    let node = conflict.map_or(&link.peer, |conflict| &conflict.node);
+    record.insert("winner", if won { &link.node } else { node });
+    record.insert("status", "resolved");
+    let mut theirs = doc! {"node": node, "key": as_bson(id(holder)?)?};
+    if let Some(write) = conflict.map(|conflict| &conflict.write) {
+        theirs.extend(doc! {"time": write.origin_time, "clock": write.clock, "op": write.op.name()});
+    }
+    record.insert("local", with_document(theirs, Some(holder))?);
+    record.insert("remote", with_document(writer(link, event, clock), remote)?);
+    Ok(record)
+}
+
+/// A document that had met another over a unique value was not the same at both ends.
+pub(super) fn settled(
+    link: &Link,
+    ns: &Namespace,
+    key: &RawDocument,
+    refused: Option<i32>,
+    (local, remote): (Option<&RawDocument>, Option<&RawDocument>),
+) -> Result<Document> {
+    let mut record = named(link, ns.as_str(), Some(as_bson(id(key)?)?), "unique");
+    match refused {
+        None => {
+            record.insert("winner", &link.node);
+            record.insert("status", "resolved");
+        }
+        Some(code) => {
+            record.insert("winner", Bson::Null);
+            record.insert("status", "parked");
+            record.insert("error", doc! {"code": code});
+        }
+    }
+    record.insert("local", with_document(doc! {"node": &link.peer}, local)?);
+    record.insert("remote", with_document(doc! {"node": &link.node}, remote)?);
+    Ok(record)
+}
+
 /// What the peer refused.
 pub(super) fn refused(link: &Link, event: &Event, code: i32) -> Result<Document> {
     let mut record = record(link, event, if code == 11000 { "unique" } else { "refused" })?;
@@ -75,14 +139,18 @@ pub(super) fn refused(link: &Link, event: &Event, code: i32) -> Result<Document>
 
 fn record(link: &Link, event: &Event, kind: &str) -> Result<Document> {
     let key = event.key.as_deref().map(|key| as_bson(id(key)?)).transpose()?;
-    Ok(doc! {
+    Ok(named(link, event.ns.as_str(), key, kind))
+}
+
+fn named(link: &Link, ns: &str, key: Option<Bson>, kind: &str) -> Document {
+    doc! {
         "_id": ObjectId::new(),
         "at": DateTime::now(),
         "link": link.marker_id(0),
-        "ns": event.ns.as_str(),
+        "ns": ns,
         "key": key,
         "kind": kind,
-    })
+    }
 }
 
 fn writer(link: &Link, event: &Event, clock: i64) -> Document {
@@ -106,12 +174,15 @@ fn with_document(mut side: Document, version: Option<&RawDocument>) -> Result<Do
 }
 
 /// That a document was deleted, for writes of it that come late.
-pub(super) fn tombstone(node: &str, event: &Event, key: &RawDocument) -> Result<Document> {
+pub(super) fn tombstone(node: &str, event: &Event, key: &RawDocument) -> Result<RawDocumentBuf> {
     debug_assert_eq!(event.op, Op::Delete);
-    Ok(doc! {
-        "_id": {"ns": event.ns.as_str(), "id": as_bson(id(key)?)?},
-        "node": node,
-        "clock": event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000),
-        "at": DateTime::now(),
-    })
+    let mut of = RawDocumentBuf::new();
+    of.append(cstr!("ns"), event.ns.as_str());
+    of.append(cstr!("id"), id(key)?);
+    let mut stone = RawDocumentBuf::new();
+    stone.append(cstr!("_id"), of);
+    stone.append(cstr!("node"), node);
+    stone.append(cstr!("clock"), event.wall.unwrap_or_else(|| i64::from(event.time.time) * 1000));
+    stone.append(cstr!("at"), DateTime::now());
+    Ok(stone)
 }

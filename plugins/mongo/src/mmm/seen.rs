@@ -3,7 +3,7 @@
 use bson::Timestamp;
 use oplogue_api::Event;
 
-use super::{marker::Marker, state::FIRST_SIDE_LANE};
+use super::{marker::Marker, state::FIRST_SIDE_LANE, unsettled::Unsettled};
 
 /// For each node, the cluster time up to which its log was applied. A node that is not listed has never been heard of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,10 @@ pub(super) struct Stream {
     pub seen: Seen,
     /// The greatest clock of its markers.
     pub clock: i64,
+    /// Whether this is the link of two that settles what met over a unique value: the one from the preferred node.
+    pub settles: bool,
+    /// If so, what is not settled yet.
+    pub unsettled: Unsettled,
 }
 
 impl Stream {
@@ -45,6 +49,9 @@ impl Stream {
             self.seen.note(&marker.origin, marker.done.time);
         }
         self.clock = self.clock.max(marker.clock);
+        if self.settles && marker.lane < FIRST_SIDE_LANE {
+            self.unsettled.merge(&marker.unsettled);
+        }
     }
 
     /// The clock of a write at this place: that of the wall, but later than what was applied before, of which the writer may know.

@@ -98,7 +98,7 @@ fn subs(diff: &RawDocument) -> Result<Vec<(&str, &RawDocument, bool)>> {
     Ok(found)
 }
 
-fn is_array(diff: &RawDocument) -> Result<bool> {
+pub(super) fn is_array(diff: &RawDocument) -> Result<bool> {
     Ok(diff.get("a").map_err(|_| Error::data("damaged BSON"))?.is_some_and(|a| a.as_bool() == Some(true)))
 }
 

@@ -10,6 +10,7 @@ use super::{
     seen::{Seen, Stream},
     state::{State, is_marker},
     window::{Window, encode_write},
+    word::Word,
 };
 use oplogue_api::Position;
 
@@ -72,7 +73,13 @@ impl Sight {
 
     /// The marker of a transaction with these events. `whole`: the time of the latest document that was taken whole, in which there
     /// may be writes later than all of these.
-    pub fn marker(&self, state: &State, position: &Position, whole: Option<Timestamp>) -> Result<Marker> {
+    pub fn marker(
+        &self,
+        state: &State,
+        position: &Position,
+        whole: Option<Timestamp>,
+        [again, waits]: [Vec<Word>; 2],
+    ) -> Result<Marker> {
         let before = state.marker()?.clone();
         let whole = whole.map_or(0, |at| i64::from(at.time) * 1000 + 999);
         Ok(Marker {
@@ -84,6 +91,9 @@ impl Sight {
             saw: self.seen[0].all().to_vec(),
             seen: self.stream.seen.all().to_vec(),
             writes: self.writes.clone(),
+            again,
+            waits,
+            unsettled: self.stream.unsettled.clone(),
             log: LogState { clock: self.stream.clock, ..before.log },
             ..before
         })

@@ -1,6 +1,10 @@
 //! The sink itself: what the engine calls.
 
-use std::{future::IntoFuture, sync::Arc};
+use std::{
+    future::IntoFuture,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use bson::doc;
 use mongodb::Client;
@@ -19,10 +23,11 @@ use super::{
     deliver::MOST,
     marker::{Link, Marker},
     names,
-    options::Settings,
+    options::{Conflicts, Settings},
     origin::Origin,
     state::{Peer, State},
     store::Store,
+    word::{asked, heard, is_word},
 };
 use crate::{
     client::{self, answered, hello},
@@ -30,6 +35,9 @@ use crate::{
     identity::identity,
 };
 
+/// Seconds by which a clock may be ahead before it is said, and how often.
+const FAST: i64 = 30;
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How many pieces of an initial copy are under way at a time.
 const COPIERS: usize = 4;
 
@@ -44,7 +52,7 @@ impl Mmm {
     pub fn new(context: &Context, options: &Options) -> Result<Mmm> {
         let settings = Settings::new(options)?;
         let origin = Origin::new(context.origin.as_ref())?;
-        let state = State::new(MOST);
+        let state = State::new(MOST, &settings);
         Ok(Mmm {
             peer: Arc::new(Peer::new(settings, origin)),
             state: Arc::new(Mutex::new(state)),
@@ -191,6 +199,12 @@ impl Sink for Mmm {
             let mut state = self.state.lock().await;
             // Not before the position is known: a marker that is made later is in the stream behind it.
             state.comes_back = self.peer.origin.has_marker(&back.marker_id(0)).await?;
+            if !state.stream.unsettled.is_empty() {
+                // What a process before this one has left.
+                self.watch(&mut state).await?;
+                let upto = state.marker()?.position.time;
+                self.settle(&mut state, upto).await?;
+            }
             state.marker()?.clone()
         };
         let (from, to) = (self.peer.origin.client().await?.clone(), self.peer.client().await?.clone());
@@ -202,6 +216,8 @@ impl Sink for Mmm {
             return Ok(());
         }
         marker.writes.clear();
+        marker.again.clear();
+        marker.waits.clear();
         let (wants, wins) = (settings.clone(), settings.clone());
         let copy = Copy {
             from,
@@ -231,6 +247,8 @@ impl Sink for Mmm {
             self.reload(&mut state).await?;
         }
         self.watch(&mut state).await?;
+        let events = &*heard(events)?;
+        self.look_at_words(events);
         let events = &*creations_first(events);
         let mut start = 0;
         while start < events.len() {
@@ -240,7 +258,8 @@ impl Sink for Mmm {
                 let is_last = end == events.len();
                 let before = state.marker()?.position.clone();
                 let part = &events[start..end];
-                written.duplicates += part.iter().filter(|event| state.is_done(event)).count() as u64;
+                written.duplicates +=
+                    part.iter().filter(|event| !is_word(event) && state.is_done(event)).count() as u64;
                 let outcome = self.apply(&mut state, part, if is_last { upto } else { &before }).await?;
                 if outcome.conflicts + outcome.refused > 0 {
                     info!(
@@ -262,6 +281,9 @@ impl Sink for Mmm {
             }
             start = end + 1;
         }
+        let last = events.iter().map(|event| event.time).max();
+        self.settle(&mut state, last.unwrap_or(upto.time)).await?;
+        self.look_at_clock(&mut state);
         Ok(written)
     }
 
@@ -285,6 +307,30 @@ impl Sink for Mmm {
 }
 
 impl Mmm {
+    /// Whether both directions merge the same namespaces: one that waits for the other waits for ever otherwise.
+    fn look_at_words(&self, events: &[Event]) {
+        let merges = |ns: &Namespace| self.peer.settings.policy(ns).conflicts == Conflicts::Merge;
+        let said = events.iter().filter(|event| is_word(event)).map(|event| event.ns.clone());
+        let asked = events.iter().flat_map(asked).map(|word| word.ns);
+        if let Some(ns) = said.chain(asked).find(|ns| !merges(ns)) {
+            warn!(route = self.route, %ns, "the other direction has conflicts = \"merge\", and this one has not: say the same in both, and then run `oplogue verify --repair`");
+        }
+    }
+
+    /// Says that a clock is far ahead: of two writes that did not know of each other, the one with it wins. Nothing is refused for that.
+    fn look_at_clock(&self, state: &mut State) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(i64::MAX, |now| now.as_millis() as i64);
+        let ahead = state.stored().map_or(0, |marker| marker.clock.saturating_sub(now)) / 1000;
+        if ahead > FAST && state.told_of_clock.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+            state.told_of_clock = Some(Instant::now());
+            warn!(
+                route = self.route,
+                node = self.peer.settings.link.node,
+                "the clock of the writes that come is {ahead} s ahead of this machine: until then they win over concurrent ones. Look at the clocks of all machines (NTP)"
+            );
+        }
+    }
+
     /// Everything before it is committed, and nothing behind it begun.
     async fn barrier(&self, event: &Event) -> Result<()> {
         if event.op == Op::Gap {

@@ -1,6 +1,6 @@
 //! What the sink knows while it runs, and the peer itself.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bson::{Document, Timestamp, doc};
 use mongodb::{
@@ -110,12 +110,15 @@ pub(super) struct State {
     pub covered: Option<Timestamp>,
     /// How many events a transaction takes.
     pub most: usize,
+    /// When it was last said that a clock is wrong.
+    pub told_of_clock: Option<Instant>,
 }
 
 impl State {
     /// `most`: how many events a transaction takes.
-    pub fn new(most: usize) -> State {
-        State { most, ..State::default() }
+    pub fn new(most: usize, settings: &Settings) -> State {
+        let stream = Stream { settles: settings.is_preferred(), ..Stream::default() };
+        State { most, stream, ..State::default() }
     }
 
     /// What is stored, as far as is known.
@@ -133,6 +136,9 @@ impl State {
             self.stream.seen.note(node, *time);
         }
         self.stream.clock = self.stream.clock.max(marker.log.clock);
+        if self.stream.settles {
+            self.stream.unsettled.merge(&marker.unsettled);
+        }
         self.marker = Some(marker);
         self.is_certain = true;
     }

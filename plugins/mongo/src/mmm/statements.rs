@@ -43,6 +43,16 @@ impl Command {
         body
     }
 
+    /// The whole document that a statement writes, if it does.
+    pub fn document(&self, statement: usize) -> Option<&RawDocument> {
+        let statement = self.statements.get(statement)?;
+        match self.kind {
+            Kind::Insert => Some(statement),
+            Kind::Update => statement.get_document("u").ok(),
+            Kind::Delete => None,
+        }
+    }
+
     /// How many documents it must find: an update of a document that is not there is a conflict. A delete is none.
     pub fn must_find(&self) -> Option<i64> {
         (self.kind == Kind::Update).then_some(self.statements.len() as i64)
@@ -136,6 +146,7 @@ pub(super) fn statement(
     Ok(match (event.op, &event.after, &event.change) {
         (Op::Insert, Some(after), _) => Applied::Statement(Kind::Insert, whole(after)?),
         (Op::Replace, Some(after), _) => replace(key, &whole(after)?)?,
+        (Op::Replace, None, _) => Applied::Read,
         (Op::Delete, _, _) => delete(key)?,
         (Op::Update, _, Some(Change::OplogV2(diff))) => {
             let stamped = stamp.map(|stamp| stamp.value(event));
@@ -168,7 +179,7 @@ pub(super) fn statement(
     })
 }
 
-fn update(key: &RawDocument, with: impl Into<RawBson>) -> Result<Applied> {
+pub(super) fn update(key: &RawDocument, with: impl Into<RawBson>) -> Result<Applied> {
     let mut statement = RawDocumentBuf::new();
     statement.append(cstr!("q"), filter(key)?);
     statement.append(cstr!("u"), with.into());

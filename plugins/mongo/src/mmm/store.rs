@@ -19,6 +19,7 @@ use super::{
     sink::{fenced, load},
     state::{Peer, State, newest},
     txn::end_session,
+    unsettled::Unsettled,
 };
 use crate::{
     client::answered,
@@ -69,6 +70,9 @@ impl Store {
             seen: Vec::new(),
             saw: Vec::new(),
             writes: Vec::new(),
+            again: Vec::new(),
+            waits: Vec::new(),
+            unsettled: Unsettled::default(),
             log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
         })
     }
@@ -193,6 +197,9 @@ impl CheckpointStore for Store {
                 // Whoever had the link may have gone on since the claim began: what it has done stays done.
                 position: if is_claim { known.position.clone() } else { wanted.position.clone() },
                 writes: Vec::new(),
+                again: Vec::new(),
+                waits: Vec::new(),
+                unsettled: state.stream.unsettled.clone(),
                 ..known.clone()
             };
             if self.replace(&known, &marker).await? {
@@ -239,6 +246,9 @@ impl CheckpointStore for Store {
                 position: position.clone(),
                 done: fresh.done,
                 log: fresh.log,
+                writes: Vec::new(),
+                again: Vec::new(),
+                waits: Vec::new(),
                 ..before
             },
             None => fresh,

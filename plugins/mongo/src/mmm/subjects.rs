@@ -15,6 +15,16 @@ pub(super) struct Subject {
     pub now: Option<RawDocumentBuf>,
     /// The last event that concerned it.
     pub event: usize,
+    /// It goes before any other is written, and is written anew if it stays: another takes its unique value.
+    pub makes_room: bool,
+    /// A write that has lost may be newer than the snapshot: not to write the document would let it stay.
+    pub must_change: bool,
+}
+
+impl Subject {
+    pub fn is_changed(&self) -> bool {
+        self.before != self.now
+    }
 }
 
 /// All of them, found by namespace and key.
@@ -33,7 +43,15 @@ impl Subjects {
         let place = self.all.len();
         self.places.entry((ns.clone(), hash_key(key))).or_default().push(place);
         let key = key.to_owned();
-        self.all.push(Subject { ns: ns.clone(), key, before: None, now: None, event: 0 });
+        self.all.push(Subject {
+            ns: ns.clone(),
+            key,
+            before: None,
+            now: None,
+            event: 0,
+            makes_room: false,
+            must_change: false,
+        });
         place
     }
 
@@ -44,6 +62,10 @@ impl Subjects {
 
     pub fn get(&mut self, place: usize) -> &mut Subject {
         &mut self.all[place]
+    }
+
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Subject> {
+        self.all.iter_mut()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -75,8 +97,15 @@ impl Subjects {
         is_serial: impl Fn(&Namespace) -> bool,
         finish: impl Fn(usize, &RawDocument) -> Result<RawDocumentBuf>,
     ) -> Result<()> {
+        for subject in self.all.iter().filter(|subject| subject.makes_room && subject.before.is_some()) {
+            if let Applied::Statement(kind, statement) = delete(&subject.key)? {
+                let serial = is_serial(&subject.ns);
+                commands.push(subject.event, &subject.ns, &subject.key, serial, kind, statement);
+            }
+        }
         for subject in &self.all {
-            let statement = match (&subject.before, &subject.now) {
+            let before = subject.before.as_ref().filter(|_| !subject.makes_room);
+            let statement = match (before, &subject.now) {
                 (None, None) => continue,
                 (Some(before), Some(now)) if before == now => continue,
                 (None, Some(now)) => Applied::Statement(Kind::Insert, finish(subject.event, now)?),

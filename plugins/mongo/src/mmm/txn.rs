@@ -3,7 +3,7 @@
 use std::{
     future::IntoFuture,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bson::{Bson, Document, RawDocumentBuf, Uuid, doc};
@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a majority may take. Shorter than the wait for any answer, so that the server says so itself.
 const MAJORITY: Duration = Duration::from_secs(25);
+/// How long the command of a call that was dropped may take to begin at the server.
+const UNDERWAY: Duration = Duration::from_secs(5);
 /// A commit whose outcome is unknown is sent again: it is the same commit, whatever became of the first.
 const COMMITS: u32 = 20;
 
@@ -62,9 +64,14 @@ impl Reply {
         }
     }
 
+    /// The first of the errors of a write.
+    pub fn refusal(&self) -> Option<&Document> {
+        self.0.get_array("writeErrors").ok()?.first()?.as_document()
+    }
+
     /// The first statement that was refused: its index and the code.
     pub fn refused(&self) -> Option<(usize, i32)> {
-        let error = self.0.get_array("writeErrors").ok()?.first()?.as_document()?;
+        let error = self.refusal()?;
         let index = match error.get("index") {
             Some(bson::Bson::Int32(n)) => usize::try_from(*n).ok()?,
             Some(bson::Bson::Int64(n)) => usize::try_from(*n).ok()?,
@@ -78,15 +85,16 @@ impl Reply {
 /// server would keep that for a minute, and with it the marker.
 pub(super) struct Session {
     slot: Mutex<Option<ClientSession>>,
-    /// One whose transaction may be open still, since the server did not hear that it was given up.
-    left: Mutex<Option<Uuid>>,
+    /// Whose transaction is neither committed nor aborted, since when: the server does not hear of it when the connection is lost, or the
+    /// call dropped. It holds the marker, and documents that applications want to write.
+    open: Mutex<Vec<(Uuid, Instant)>>,
     acknowledgment: Acknowledgment,
 }
 
 impl Default for Session {
     /// Transactions that a majority has when they are committed.
     fn default() -> Session {
-        Session { slot: Mutex::default(), left: Mutex::default(), acknowledgment: Acknowledgment::Majority }
+        Session { slot: Mutex::default(), open: Mutex::default(), acknowledgment: Acknowledgment::Majority }
     }
 }
 
@@ -94,7 +102,7 @@ impl Session {
     /// Transactions that are committed when the primary has them. An election may take back the last of them, but then it takes
     /// back the marker too, and with it what the link believes to have done: nothing is lost, and nobody waits for each one.
     pub fn quick() -> Session {
-        Session { slot: Mutex::default(), left: Mutex::default(), acknowledgment: Acknowledgment::Nodes(1) }
+        Session { slot: Mutex::default(), open: Mutex::default(), acknowledgment: Acknowledgment::Nodes(1) }
     }
 
     /// The session, and its id.
@@ -105,34 +113,36 @@ impl Session {
         answered(client.start_session().into_future()).await?.map_err(|e| classify(e, Phase::Apply))
     }
 
+    /// The same for a transaction, with what one before it has left open ended.
+    async fn take_to_begin(&self, client: &Client) -> Result<ClientSession> {
+        let left = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (id, _) in left {
+            end_session(client, id).await?;
+        }
+        let session = self.take(client).await?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(_, since)| since.elapsed() < UNDERWAY);
+        open.extend(uuid(&session).map(|id| (id, Instant::now())));
+        drop(open);
+        Ok(session)
+    }
+
     fn give_back(&self, session: ClientSession) {
+        let id = uuid(&session);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(open, _)| Some(*open) != id);
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
     /// The id of the session that the next transaction will have.
     pub async fn id(&self, client: &Client) -> Result<Option<Uuid>> {
         let session = self.take(client).await?;
-        let id = id(&session);
-        self.give_back(session);
+        let id = uuid(&session);
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         Ok(id)
-    }
-
-    /// Ends what a lost connection has left open: it holds the marker, and documents that applications want to write.
-    async fn clear(&self, client: &Client) -> Result<()> {
-        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left) = left {
-            end_session(client, left).await?;
-            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        Ok(())
-    }
-
-    fn leave(&self, session: &ClientSession) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = id(session);
     }
 }
 
-fn id(session: &ClientSession) -> Option<Uuid> {
+fn uuid(session: &ClientSession) -> Option<Uuid> {
     match session.id().get("id") {
         Some(Bson::Binary(id)) => id.to_uuid().ok(),
         _ => None,
@@ -152,8 +162,7 @@ pub(super) async fn end_session(client: &Client, id: Uuid) -> Result<()> {
 
 impl<'a> Transaction<'a> {
     pub async fn begin(client: &Client, slot: &'a Session) -> Result<Transaction<'a>> {
-        slot.clear(client).await?;
-        let mut session = slot.take(client).await?;
+        let mut session = slot.take_to_begin(client).await?;
         let options = TransactionOptions::builder()
             .read_concern(ReadConcern::snapshot())
             .write_concern(WriteConcern::builder().w(slot.acknowledgment.clone()).w_timeout(MAJORITY).build())
@@ -187,11 +196,7 @@ impl<'a> Transaction<'a> {
 
     pub async fn commit(mut self) -> Result<(), Failure> {
         for again in 0.. {
-            let committed = answered(self.session.commit_transaction().into_future()).await;
-            if committed.is_err() {
-                self.slot.leave(&self.session);
-            }
-            match committed? {
+            match answered(self.session.commit_transaction().into_future()).await? {
                 Ok(()) => break,
                 Err(e) if again < COMMITS && e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => {
                     tokio::time::sleep(Duration::from_millis(50 << again.min(5))).await;
@@ -205,9 +210,8 @@ impl<'a> Transaction<'a> {
 
     /// Gives it up. Where the server does not hear of it, it is ended when the server is there again.
     pub async fn abort(mut self) {
-        match answered(self.session.abort_transaction().into_future()).await {
-            Ok(Ok(())) => self.slot.give_back(self.session),
-            _ => self.slot.leave(&self.session),
+        if let Ok(Ok(())) = answered(self.session.abort_transaction().into_future()).await {
+            self.slot.give_back(self.session);
         }
     }
 }

@@ -3,7 +3,11 @@
 //! The log is read inside of each transaction, behind its first write, which fixes the snapshot. So every write of others is
 //! either before the snapshot, and known here, or behind it, and then the server refuses our write of the same document.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bson::{Document, RawDocument, Timestamp, doc};
 use futures_util::StreamExt;
@@ -19,8 +23,11 @@ use oplogue_api::{
 use super::{
     ddl::{Removed, removed},
     marker::{Link, Marker},
+    paths::FieldPath,
     seen::{Seen, hybrid},
     state::{FIRST_SIDE_LANE, is_marker},
+    unsettled::Unsettled,
+    word::Word,
 };
 use crate::{
     client::{answered, reply},
@@ -33,6 +40,9 @@ const WRITE_BYTES: usize = 96;
 
 /// Seconds of the peer's clock between places in its log from which the window can be made anew.
 const PLACES: u32 = 10;
+
+/// After so long without a look much may have come.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// By hash, the last write of a transaction: time at the origin, clock, whether it is a delete.
 type Exact = HashMap<u64, (Timestamp, i64, bool)>;
@@ -53,13 +63,29 @@ pub(super) struct Write {
     pub op: Op,
     /// How far the log of our node was applied at that one when it made the write.
     pub saw_us: Option<Timestamp>,
+    /// The fields that it changed; `None`: all, or nobody has asked for them.
+    pub paths: Option<Arc<[FieldPath]>>,
+    /// It is no write but the word of the peer on a merge, which was about all from this time of its log on.
+    pub again: Option<Timestamp>,
 }
+
+impl Write {
+    /// What its fields take in memory.
+    fn bytes(&self) -> usize {
+        self.paths.iter().flat_map(|paths| paths.iter()).map(FieldPath::bytes).sum()
+    }
+}
+
+/// Says of which namespaces the changed fields have to be known.
+type Fields = Arc<dyn Fn(&Namespace) -> bool + Send + Sync>;
 
 /// See the module.
 pub(super) struct Window {
     link: Link,
     /// The last entry of the log that was read.
     at: Timestamp,
+    /// When it was read to its end.
+    pulled: Option<Instant>,
     /// The greatest clock of the markers up to there.
     clock: i64,
     /// Places from which the window can be made anew, and what `clock` was there.
@@ -68,13 +94,19 @@ pub(super) struct Window {
     writes: HashMap<u64, Vec<Write>>,
     /// The writes in order, to forget them.
     order: VecDeque<(Timestamp, u64)>,
+    /// How many writes there may be, each with fields of a few bytes.
     most: usize,
+    /// What the fields take in bytes.
+    held: usize,
+    fields: Fields,
     /// What DDL of others has taken away.
     removed: Vec<(Timestamp, Removed)>,
     /// When the DDL of our own link was run: what it led to is no news.
     pub ours: Vec<(Timestamp, Timestamp)>,
     /// For each node that writes here too, how far its log is applied.
     applied: Seen,
+    /// What other links have told of documents that met over a unique value.
+    pub met: Unsettled,
 }
 
 impl Window {
@@ -84,16 +116,25 @@ impl Window {
         Window {
             link,
             at: since,
+            pulled: None,
             clock,
             clocks: VecDeque::from([(since, clock)]),
             nodes,
             writes: HashMap::new(),
             order: VecDeque::new(),
             most: bytes / WRITE_BYTES,
+            held: 0,
+            fields: Arc::new(|_| false),
             removed: Vec::new(),
             ours: Vec::new(),
             applied: Seen::default(),
+            met: Unsettled::default(),
         }
+    }
+
+    /// With the changed fields of the writes in the namespaces of which that is said.
+    pub fn with_fields(self, of: impl Fn(&Namespace) -> bool + Send + Sync + 'static) -> Window {
+        Window { fields: Arc::new(of), ..self }
     }
 
     /// The key of a document in here. Two documents may share it: then one conflict too many is seen, in 2^64.
@@ -108,6 +149,17 @@ impl Window {
     /// Up to where the log was read.
     pub fn at(&self) -> Timestamp {
         self.at
+    }
+
+    /// Whether there may be much to read.
+    pub fn is_behind(&self) -> bool {
+        self.pulled.is_none_or(|at| at.elapsed() > PAUSE)
+    }
+
+    /// Whether anything of others came behind that time.
+    pub fn has_entered_since(&self, time: Timestamp) -> bool {
+        let removed = self.removed.iter().map(|(time, _)| *time);
+        removed.chain(self.order.back().map(|(time, _)| *time)).any(|entered| entered > time)
     }
 
     /// How far the log of another node is applied at the peer, as far as was read.
@@ -128,6 +180,13 @@ impl Window {
     pub fn concurrent(&self, hash: u64, seen: &Seen) -> impl Iterator<Item = &Write> {
         let writes = self.writes.get(&hash).map_or(&[][..], Vec::as_slice);
         writes.iter().filter(move |write| !self.was_seen(write, seen))
+    }
+
+    /// The same, and those that a word which `seen` has not seen was about. `said`: the same of a word that is not in the log yet.
+    pub fn unheard(&self, hash: u64, seen: &Seen, said: Option<Timestamp>) -> impl Iterator<Item = &Write> {
+        let base = self.concurrent(hash, seen).filter_map(|write| write.again).chain(said).min();
+        let writes = self.writes.get(&hash).map_or(&[][..], Vec::as_slice);
+        writes.iter().filter(move |write| base.is_some_and(|base| write.time >= base) || !self.was_seen(write, seen))
     }
 
     fn was_seen(&self, write: &Write, seen: &Seen) -> bool {
@@ -155,13 +214,15 @@ impl Window {
                 self.order.pop_front();
                 continue;
             };
-            let write = writes.iter().find(|write| write.time == time);
-            if write.is_some_and(|write| !self.was_seen(write, seen)) {
+            let is_needed = |write: &Write| write.time == time || write.again.is_some_and(|base| base <= time);
+            if writes.iter().any(|write| is_needed(write) && !self.was_seen(write, seen)) {
                 break;
             }
             self.order.pop_front();
             if let Some(writes) = self.writes.get_mut(&hash) {
-                writes.retain(|write| write.time != time);
+                for write in writes.extract_if(.., |write| write.time == time) {
+                    self.held -= write.bytes();
+                }
                 if writes.is_empty() {
                     self.writes.remove(&hash);
                 }
@@ -238,6 +299,7 @@ impl Window {
         if first {
             return Err(gone());
         }
+        self.pulled = Some(Instant::now());
         // A place to begin at again, now and then.
         if self.clocks.back().is_none_or(|(time, _)| self.at.time >= time.time + PLACES) {
             self.clocks.push_back((self.at, self.clock));
@@ -245,16 +307,19 @@ impl Window {
         Ok(())
     }
 
-    /// Of our own transactions, only the marker.
+    /// Of our own transactions, only the marker. Most entries are plain: of those only `op` is looked at.
     fn command(&self) -> Document {
-        let first = |field: &str| doc! {"$arrayElemAt": [format!("$o.applyOps.{field}"), 0]};
+        let first = doc! {"$arrayElemAt": ["$o.applyOps", 0]};
         let ours = doc! {"$and": [
+            {"$eq": ["$op", "c"]},
             {"$eq": ["$ns", "admin.$cmd"]},
-            {"$eq": [first("ns"), oplogue_api::MARKERS]},
-            {"$eq": [first("o.node"), &self.link.node]},
-            {"$eq": [first("o.peer"), &self.link.peer]},
+            {"$let": {"vars": {"first": &first}, "in": {"$and": [
+                {"$eq": ["$$first.ns", oplogue_api::MARKERS]},
+                {"$eq": ["$$first.o.node", &self.link.node]},
+                {"$eq": ["$$first.o.peer", &self.link.peer]},
+            ]}}},
         ]};
-        let marker = doc! {"applyOps": [{"$arrayElemAt": ["$o.applyOps", 0]}]};
+        let marker = doc! {"applyOps": [first]};
         doc! {
             "find": "oplog.rs",
             "filter": {"ts": {"$gte": self.at}},
@@ -270,6 +335,7 @@ impl Window {
     fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
         let mut marker: Option<(Marker, Exact)> = None;
         let mut written = HashSet::new();
+        let mut merged: HashMap<u64, Option<Arc<[FieldPath]>>> = HashMap::new();
         for event in events {
             if is_marker(event) {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
@@ -280,6 +346,16 @@ impl Window {
                     && found.lane < FIRST_SIDE_LANE
                 {
                     self.note_applied(&found);
+                    self.met.merge(&found.unsettled);
+                }
+                if event.txn.is_some() && found.link.peer == self.link.peer {
+                    for word in &found.again {
+                        self.enter_word(word, time)?;
+                    }
+                }
+                merged.clear();
+                for word in found.again.iter().filter(|_| found.link != self.link) {
+                    merged.insert(word.hash()?, word.fields.as_deref().map(Arc::from));
                 }
                 let exact = exact_writes(&found);
                 marker = event.txn.is_some().then_some((found, exact));
@@ -298,11 +374,18 @@ impl Window {
                     let (origin_time, clock, _) =
                         exact.get(&hash).copied().unwrap_or((marker.done.time, marker.clock, false));
                     written.insert(hash);
-                    self.replicated(marker, time, op, origin_time, clock)
+                    let write = self.replicated(marker, time, op, origin_time, clock);
+                    // What was merged is logged as what came of it.
+                    let paths = match merged.get(&hash) {
+                        Some(fields) => fields.clone(),
+                        None => self.fields_of(event)?,
+                    };
+                    Write { paths, ..write }
                 }
                 None => {
                     let clock = hybrid(event.wall, event.time, self.clock);
-                    Write { time, node: 0, origin_time: time, clock, op, saw_us: None }
+                    let paths = self.fields_of(event)?;
+                    Write { time, node: 0, origin_time: time, clock, op, saw_us: None, paths, again: None }
                 }
             };
             self.enter_write(hash, write);
@@ -315,10 +398,11 @@ impl Window {
             {
                 let op = if is_delete { Op::Delete } else { Op::Update };
                 let write = self.replicated(&marker, time, op, origin_time, clock);
-                self.enter_write(hash, write);
+                let paths = merged.remove(&hash).flatten();
+                self.enter_write(hash, Write { paths, ..write });
             }
         }
-        if self.order.len() > self.most {
+        if self.order.len() + self.held / WRITE_BYTES > self.most {
             return Err(Error::operator(
                 "more has been written at the peer than the window holds, since its changes last came back",
             )
@@ -332,16 +416,45 @@ impl Window {
     /// A write that the link of `marker` has brought.
     fn replicated(&mut self, marker: &Marker, time: Timestamp, op: Op, origin_time: Timestamp, clock: i64) -> Write {
         let node = self.place(&marker.origin);
-        Write { time, node, origin_time, clock, op, saw_us: Seen::new(&marker.saw).of(&self.link.node) }
+        let saw_us = Seen::new(&marker.saw).of(&self.link.node);
+        Write { time, node, origin_time, clock, op, saw_us, paths: None, again: None }
+    }
+
+    /// The fields that an update changes, where they are asked for.
+    fn fields_of(&self, event: &Event) -> Result<Option<Arc<[FieldPath]>>> {
+        match &event.change {
+            Some(change) if event.op == Op::Update && (self.fields)(&event.ns) => {
+                Ok(Some(FieldPath::all(change)?.into()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A word of the peer: like a write of its own, which is concurrent with what has not heard it.
+    fn enter_word(&mut self, word: &Word, time: Timestamp) -> Result<()> {
+        let (op, again) = (Op::Replace, Some(word.base));
+        let write = Write { time, node: 0, origin_time: time, clock: 0, op, saw_us: None, paths: None, again };
+        self.enter_write(word.hash()?, write);
+        Ok(())
     }
 
     fn enter_write(&mut self, hash: u64, write: Write) {
         let time = write.time;
         let writes = self.writes.entry(hash).or_default();
-        match writes.last_mut() {
-            // Several writes of one entry count as its last.
-            Some(last) if last.time == time => *last = write,
-            _ => {
+        let is_same = |known: &&mut Write| known.time == time && known.again.is_some() == write.again.is_some();
+        match writes.iter_mut().rev().take(2).find(is_same) {
+            // Several writes of one entry count as its last, but all of their fields count.
+            Some(known) => {
+                self.held -= known.bytes();
+                let paths = match (&known.paths, &write.paths) {
+                    (Some(a), Some(b)) => Some(a.iter().chain(b.iter()).cloned().collect()),
+                    _ => None,
+                };
+                *known = Write { paths, ..write };
+                self.held += known.bytes();
+            }
+            None => {
+                self.held += write.bytes();
                 writes.push(write);
                 self.order.push_back((time, hash));
             }
@@ -383,3 +496,6 @@ fn gone() -> Error {
     Error::operator("the oplog of the peer no longer reaches back to where conflicts have to be looked for")
         .hint("changes of both sides may contradict each other unseen: run `oplogue verify --repair FILE`, then `oplogue position set FILE ROUTE --now`; a larger oplog (replSetResizeOplog) keeps it from happening again")
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 
-use bson::{Bson, Document, RawDocument, Timestamp, doc};
+use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, raw::cstr};
 use futures_util::TryStreamExt;
 use oplogue_api::{Error, Event, Op, Result, hash_key};
 
@@ -39,6 +39,10 @@ impl Peer {
                     // origin: in smaller transactions they go by one another as they did there.
                     let e = Error::transient("the peer has another document with the value of a unique index");
                     return Err(Failure::TooLarge(e).into());
+                }
+                let document = command.document(statement);
+                if code == 11000 && self.is_asked(state, &events[event], reply.refusal(), document, tactics).await? {
+                    return Err(Retry::Otherwise);
                 }
                 return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
             }
@@ -113,12 +117,19 @@ impl Peer {
             }
         }
         for some in writes.tombstones.chunks(10_000) {
-            let updates: Vec<Bson> = some
-                .iter()
-                .map(|t| Bson::Document(doc! {"q": {"_id": t.get("_id").cloned()}, "u": t.clone(), "upsert": true}))
-                .collect();
-            let update = doc! {"update": names::TOMBSTONES, "updates": updates, "ordered": true};
-            let reply = transaction.run(names::DATABASE, raw(&update)?).await?;
+            let mut updates = RawArrayBuf::new();
+            for stone in some {
+                let mut update = RawDocumentBuf::new();
+                update.append(cstr!("q"), filter(stone)?);
+                update.append(cstr!("u"), stone.as_ref());
+                update.append(cstr!("upsert"), true);
+                updates.push(update);
+            }
+            let mut update = RawDocumentBuf::new();
+            update.append(cstr!("update"), names::TOMBSTONES);
+            update.append(cstr!("updates"), updates);
+            update.append(cstr!("ordered"), true);
+            let reply = transaction.run(names::DATABASE, update).await?;
             if let Some((_, code)) = reply.refused() {
                 return Err(Failure::Again(Error::transient(format!(
                     "a tombstone could not be written (MongoDB error {code})"

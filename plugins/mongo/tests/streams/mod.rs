@@ -13,13 +13,8 @@ pub fn build(kind: &str, uri: &str, toml: &str) -> Result<Box<dyn Source>, Error
     let mut registry = Registry::default();
     oplogue_mongo::register(&mut registry);
     let options = Options::new(format!("uri = {uri:?}\n{toml}").parse().expect("the TOML of the test"));
-    let context = Context {
-        name: "source".into(),
-        route: Some("route".into()),
-        source: None,
-        origin: None,
-        state_dir: ".".into(),
-    };
+    let context =
+        Context { name: "source".into(), route: Some("route".into()), state_dir: ".".into(), ..Context::default() };
     (registry.sources[kind].build)(&context, &options)
 }
 

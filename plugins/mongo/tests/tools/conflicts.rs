@@ -146,6 +146,40 @@ async fn what_was_parked_is_tried_again_and_stays_parked_while_it_is_refused() {
     assert_eq!(pair.run("conflicts", "redrive", &[], false).await.result.unwrap_err().field(), Some("id"));
 }
 
+/// Two documents that met over a unique value: the one that is chosen takes the place of the other.
+#[tokio::test]
+async fn a_unique_value_goes_to_the_other_document() {
+    let pair = Pair::new("").await;
+    let coll = pair.at(1, "c");
+    let index = mongodb::IndexModel::builder()
+        .keys(doc! {"u": 1})
+        .options(mongodb::options::IndexOptions::builder().unique(true).build())
+        .build();
+    coll.create_index(index).await.unwrap();
+    let there = doc! {"_id": 2, "u": "one"};
+    let local = doc! {"node": &pair.nodes[1], "key": 2, "op": "insert", "doc": &there};
+    let remote = doc! {"node": &pair.nodes[0], "op": "insert", "doc": {"_id": 1, "u": "one"}};
+    let more =
+        doc! {"kind": "unique", "status": "resolved", "winner": &pair.nodes[1], "local": local, "remote": remote};
+    coll.insert_one(&there).await.unwrap();
+    let first = record(&pair, 1, 1, more.clone()).await;
+    let id = |id: ObjectId| format!("id={}", id.to_hex());
+    let out = pair.run("conflicts", "redrive", &[&id(first), "winner=remote"], false).await.expect(Outcome::Well);
+    assert!(
+        out.contains("the remote version was written, and the document that had its unique value deleted"),
+        "{out}"
+    );
+    assert_eq!(pair.both("c", 1).await[1], Some(bson::rawdoc! {"_id": 1, "u": "one"}));
+    assert_eq!(pair.both("c", 2).await[1], None);
+    // And back, where the other one has another value by now: it stays.
+    coll.update_one(doc! {"_id": 1}, doc! {"$set": {"u": "two"}}).await.unwrap();
+    let second = record(&pair, 1, 1, more).await;
+    let out = pair.run("conflicts", "redrive", &[&id(second), "winner=local"], false).await.expect(Outcome::Well);
+    assert!(out.contains("the local version was written") && !out.contains("deleted"), "{out}");
+    assert_eq!(pair.both("c", 2).await[1], Some(bson::rawdoc! {"_id": 2, "u": "one"}));
+    assert_eq!(pair.both("c", 1).await[1], Some(bson::rawdoc! {"_id": 1, "u": "two"}));
+}
+
 #[tokio::test]
 async fn old_records_are_removed_and_parked_ones_only_when_asked_for() {
     let pair = Pair::new("").await;

@@ -21,13 +21,7 @@ fn registry() -> Registry {
 }
 
 pub fn context(route: &str) -> Context {
-    Context {
-        name: "meteor".into(),
-        route: Some(route.into()),
-        source: None,
-        origin: None,
-        state_dir: "/nowhere".into(),
-    }
+    Context { name: "meteor".into(), route: Some(route.into()), state_dir: "/nowhere".into(), ..Context::default() }
 }
 
 pub fn options(all: &[(&str, &str)]) -> Options {

@@ -80,6 +80,8 @@ fn batch_of(log: &MemoryLog) -> Batch {
         time,
         ns: Some(Namespace::new("kit.b")),
         raw: Doc::empty(),
+        event: None,
+        by: None,
         error: Error::data("made by the kit"),
     };
     // The log has no event at the times of its bad entries.

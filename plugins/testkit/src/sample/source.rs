@@ -278,6 +278,8 @@ impl MemorySource {
                     time: time_of(at + 1),
                     ns: ns.clone(),
                     raw: raw.clone(),
+                    event: None,
+                    by: None,
                     error: Error::data("an entry that the test made undecodable"),
                 }),
                 Entry::Noop => {}

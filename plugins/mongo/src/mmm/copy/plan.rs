@@ -10,7 +10,7 @@ use oplogue_api::{Doc, Error, Namespace, Result};
 use super::{Copy, Initial, read, state::Piece};
 use crate::{
     client::{answered, bounded, run},
-    errors::{Phase, classify, code},
+    errors::{Phase, classify, code, unlisted},
 };
 
 /// A database lists this many collections at once.
@@ -60,13 +60,13 @@ impl Kind {
 pub(super) async fn collections(client: &Client, wanted: &super::Wanted) -> Result<Vec<Described>> {
     let mut all = Vec::new();
     let names = bounded(client.list_database_names().into_future(), Phase::Copy).await?;
-    for db in names.iter().filter(|db| *db != "admin") {
+    for db in names.iter().filter(|db| *db != "admin" && wanted(&Namespace::of(db, ""))) {
         let asked = doc! {"listCollections": 1, "cursor": {"batchSize": LISTED}};
         let listed = async {
             let cursor = client.database(db).run_cursor_command(asked).await?;
             cursor.try_collect::<Vec<Document>>().await
         };
-        for found in bounded(listed, Phase::Copy).await? {
+        for found in answered(listed).await?.map_err(|e| unlisted(db, e, Phase::Copy))? {
             let Ok(name) = found.get_str("name") else { continue };
             let ns = Namespace::of(db, name);
             if ns.is_system() || !wanted(&ns) {

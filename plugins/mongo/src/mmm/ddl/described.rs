@@ -62,8 +62,7 @@ pub(crate) struct Read {
 
 impl Read {
     /// # Errors
-    /// [`ErrorKind::Data`](oplogue_api::ErrorKind::Data) when the event has not the shape that its kind has;
-    /// [`ErrorKind::Bug`](oplogue_api::ErrorKind::Bug) for an event that is no DDL.
+    /// [`ErrorKind::Data`](oplogue_api::ErrorKind::Data) when the event has not the shape that its kind has.
     pub fn new(event: &Event) -> Result<Read> {
         let raw = Document::try_from(&*event.raw).map_err(|_| Error::data("a DDL event is no valid BSON"))?;
         let mut ns = event.ns.clone();
@@ -176,7 +175,7 @@ fn logged(op: Op, raw: &Document) -> Result<Described> {
             Op::Create => Described::Create(rest),
             Op::Drop => Described::Drop { view: Some(true) },
             Op::Other => Described::ModifyView,
-            _ => return Err(Error::bug("a write is taken for DDL")),
+            _ => Described::Unknown(op.name().to_owned()),
         });
     }
     let name = o.keys().next().cloned().unwrap_or_default();

@@ -48,7 +48,7 @@ pub(super) async fn list(context: &mut ToolContext<'_>, links: &[LinkRoute], fil
 /// The newest conflicts of a link, without documents; whether there are more.
 async fn gather(link: &LinkRoute, filter: &Filter, limit: usize, records: &mut Vec<Document>) -> Result<bool> {
     let coll = link.metadata(names::CONFLICTS).await?;
-    let hidden = doc! {"local.doc": 0, "local.change": 0, "remote.doc": 0, "remote.change": 0};
+    let hidden = doc! {"local.doc": 0, "local.change": 0, "remote.doc": 0, "remote.change": 0, "fields": 0};
     let find = coll.find(filter.query(link)).projection(hidden).sort(doc! {"at": -1, "_id": -1});
     let mut cursor = bounded(find.into_future(), Phase::Lookup).await?;
     let mut found = 0;

@@ -11,7 +11,7 @@ use super::{
     super::{names, origin::raw},
     conflicts::{Filter, find},
     links::{LinkRoute, current},
-    write::{Step, transact},
+    write::{Step, Undone, transact},
 };
 use crate::{
     client::bounded,
@@ -103,6 +103,12 @@ async fn one(link: &LinkRoute, record: &Document, winner: Option<&str>) -> Resul
         return Err(Error::operator("the record does not name a document: it was made by hand, or is damaged"));
     };
     let ns = Namespace::new(ns);
+    // Two documents that met over a unique value: the local one has a key of its own.
+    let other = record.get_document("local").ok().and_then(|local| local.get("key")).filter(|other| *other != key);
+    let (key, other) = match other {
+        Some(other) if winner == "local" => (other, Some(key)),
+        other => (key, other),
+    };
     let document = version(link, record, winner, &ns, key).await?;
     let what = match &document {
         Some(_) => format!("the {winner} version was written"),
@@ -110,15 +116,21 @@ async fn one(link: &LinkRoute, record: &Document, winner: Option<&str>) -> Resul
     };
     let conflicts = Namespace::of(names::DATABASE, names::CONFLICTS);
     let said = doc! {"status": "redriven", "redriven": {"at": DateTime::now(), "winner": winner}};
-    let steps = [
-        Step::Put { ns, id: key.clone(), document },
-        // The status as it was read: of two that redrive one record at the same time, one does.
-        Step::Update { ns: conflicts, q: doc! {"_id": id, "status": status}, u: doc! {"$set": said} },
-    ];
-    match transact(link.peer.client().await?, &steps).await {
-        Ok(()) => Ok(what),
-        Err(undone) => Err(Error::operator(undone.reason()).hint("nothing was written; mend that and try again")),
+    let put = Step::Put { ns: ns.clone(), id: key.clone(), document };
+    // The status as it was read: of two that redrive one record at the same time, one does.
+    let done = Step::Update { ns: conflicts, q: doc! {"_id": id, "status": status}, u: doc! {"$set": said} };
+    let client = link.peer.client().await?;
+    let tried = transact(client, &[put.clone(), done.clone()]).await;
+    match (tried, other) {
+        // The other one still has the value.
+        (Err(Undone::Refused(11000)), Some(other)) => {
+            let away = Step::Put { ns, id: other.clone(), document: None };
+            let tried = transact(client, &[away, put, done]).await;
+            tried.map(|()| format!("{what}, and the document that had its unique value deleted"))
+        }
+        (tried, _) => tried.map(|()| what),
     }
+    .map_err(|undone| Error::operator(undone.reason()).hint("nothing was written; mend that and try again"))
 }
 
 /// The chosen version; `None`: the document does not exist in it.

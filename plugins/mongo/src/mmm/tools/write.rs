@@ -15,6 +15,7 @@ use super::super::{
 const TRIES: u32 = 30;
 
 /// A step of a transaction.
+#[derive(Clone)]
 pub(super) enum Step {
     /// Writes the whole document of an `_id`, or removes it.
     Put { ns: Namespace, id: Bson, document: Option<RawDocumentBuf> },

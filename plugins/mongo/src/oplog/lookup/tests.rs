@@ -122,7 +122,7 @@ fn place(time: u32) -> Place {
 
 fn bad(before: usize) -> oplogue_api::BadEvent {
     let time = Timestamp { time: 0, increment: 0 };
-    oplogue_api::BadEvent { before, time, ns: None, raw: Doc::empty(), error: Error::data("damaged") }
+    oplogue_api::BadEvent::undecodable(before, time, None, Doc::empty(), Error::data("damaged"))
 }
 
 /// Entries of one event, a bad one, a transaction of three events with a bad one inside, one that gives nothing.

@@ -63,8 +63,7 @@ impl Transform for Sample {
             }
             if event.after.as_ref().is_some_and(|after| after.get_i64("n").ok() == Some(3)) {
                 let error = if wrong == BadIsBug { Error::bug("n is 3") } else { Error::data("n is 3") };
-                let (time, ns, raw) = (event.time, Some(event.ns), event.raw);
-                batch.bad.push(BadEvent { before: kept.len(), time, ns, raw, error });
+                batch.bad.push(BadEvent::refused(kept.len(), event, error));
                 continue;
             }
             let drops = event.ns.as_str() == "kit.b" || (wrong == DropsGaps && event.op == Op::Gap);

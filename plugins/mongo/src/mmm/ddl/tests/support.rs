@@ -33,13 +33,8 @@ impl Side {
         let mut registry = Registry::default();
         crate::register(&mut registry);
         let options = Options::new(format!("uri = {:?}", server.uri()).parse().expect("TOML"));
-        let context = Context {
-            name: "source".into(),
-            route: Some("route".into()),
-            source: None,
-            origin: None,
-            state_dir: ".".into(),
-        };
+        let context =
+            Context { name: "source".into(), route: Some("route".into()), state_dir: ".".into(), ..Context::default() };
         let mut source = (registry.sources[kind].build)(&context, &options).expect("the options are right");
         source.open(StartAt::Now, &Interest::default()).await.expect("the source opens");
         Side { client: server.client().await, source, seen: 0 }

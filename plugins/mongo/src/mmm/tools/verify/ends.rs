@@ -42,7 +42,7 @@ pub(super) struct Pair {
 impl Pair {
     /// Whether a namespace is replicated between them, and asked about.
     pub fn wants(&self, ns: &Namespace, asked: Option<&Globs>) -> bool {
-        self.links.iter().any(|(_, link)| link.settings().wants(ns)) && asked.is_none_or(|g| g.matches(ns.as_str()))
+        self.links.iter().any(|(_, link)| link.settings().wants(ns)) && asked.is_none_or(|g| g.wants(ns))
     }
 
     pub async fn close(&self) {

@@ -169,10 +169,15 @@ async fn marker(pair: &Pair, winner: usize) -> Result<Marker> {
         seen: Vec::new(),
         saw: Vec::new(),
         writes: Vec::new(),
+        again: Vec::new(),
+        waits: Vec::new(),
+        unsettled: Default::default(),
         log: LogState { clock: 0, since: zero, since_clock: 0 },
     });
     Ok(Marker {
         writes: Vec::new(),
+        again: Vec::new(),
+        waits: Vec::new(),
         lane: LANE,
         route: "verify --repair".into(),
         generation: 1,

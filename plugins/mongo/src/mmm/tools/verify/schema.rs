@@ -9,7 +9,7 @@ use oplogue_api::{Namespace, Result};
 use super::ends::Ends;
 use crate::{
     client::{answered, bounded, run},
-    errors::{Phase, classify},
+    errors::{Phase, classify, unlisted},
 };
 
 /// A collection as one end has it.
@@ -30,12 +30,13 @@ pub(super) async fn collections(client: &Client, wants: &(dyn Fn(&Namespace) -> 
     for database in reply.get_array("databases").map(Vec::as_slice).unwrap_or_default() {
         let Some(db) = database.as_document().and_then(|d| d.get_str("name").ok()) else { continue };
         // Never replicated, and a user with few privileges may not look into all of them.
-        if matches!(db, "admin" | "local" | "config") {
+        if matches!(db, "admin" | "local" | "config") || !wants(&Namespace::of(db, "")) {
             continue;
         }
         let database = client.database(db);
         let cursor = database.run_cursor_command(doc! {"listCollections": 1});
-        for found in gather(bounded(cursor.into_future(), Phase::Lookup).await?).await? {
+        let cursor = answered(cursor.into_future()).await?.map_err(|e| unlisted(db, e, Phase::Lookup))?;
+        for found in gather(cursor).await? {
             let ns = Namespace::of(db, found.get_str("name").unwrap_or_default());
             if wants(&ns) {
                 let kind = found.get_str("type").unwrap_or("collection").to_owned();

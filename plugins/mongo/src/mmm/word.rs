@@ -1,0 +1,162 @@
+//! The word of the arbiter: a document whose concurrent writes it has merged goes back whole to the others.
+//!
+//! The transaction that merges says so in its marker (`again`), since the link back sees nothing else of it. There each word is a
+//! replacement that was made at the time of that transaction, and whose document is fetched as it was then.
+//!
+//! Who leaves a change out asks for a word (`waits`), in case that the arbiter has not noticed: of what it looks at and does not
+//! write, such as a document that is deleted at both ends, another version may come up before its transaction is committed.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+};
+
+use bson::{Bson, Document, RawDocument, Timestamp, doc};
+use oplogue_api::{Doc, Event, Namespace, Op, Result, hash_key};
+
+use super::{
+    marker::Marker,
+    origin::{as_bson, raw},
+    paths::FieldPath,
+    state::is_marker,
+    statements::id,
+    window::Window,
+};
+
+/// A document that the arbiter has merged.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Word {
+    pub ns: Namespace,
+    pub id: Bson,
+    /// The time, in the log of the arbiter, of the first write that what came was concurrent with: until the word is heard,
+    /// everything from there on is unknown to whoever has not heard it.
+    pub base: Timestamp,
+    /// The fields that what came has changed; `None`: all. Only where more than one link leads to the arbiter: the others look there
+    /// what is concurrent with theirs.
+    pub fields: Option<Vec<FieldPath>>,
+}
+
+impl Word {
+    pub fn encode(&self) -> Bson {
+        let mut word = doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base};
+        if let Some(fields) = &self.fields {
+            word.insert("fields", fields.iter().map(FieldPath::encode).collect::<Vec<_>>());
+        }
+        Bson::Document(word)
+    }
+
+    pub fn decode(stored: &Bson) -> Option<Word> {
+        let stored = stored.as_document()?;
+        let ns = Namespace::new(stored.get_str("ns").ok()?);
+        let fields = match stored.get("fields") {
+            Some(fields) => Some(fields.as_array()?.iter().map(FieldPath::decode).collect::<Option<_>>()?),
+            None => None,
+        };
+        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()?, fields })
+    }
+
+    /// A word on the document of this event. `in_full`: with its fields.
+    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp, in_full: bool) -> Result<Word> {
+        let fields = match &event.change {
+            Some(change) if in_full && event.op == Op::Update => Some(FieldPath::all(change)?),
+            _ => None,
+        };
+        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base, fields })
+    }
+
+    /// What it takes in a marker, roughly.
+    pub fn bytes(&self) -> usize {
+        let id = match &self.id {
+            Bson::Document(id) => bson::RawDocumentBuf::try_from(id).map_or(0, |id| id.as_bytes().len()),
+            Bson::String(id) => id.len(),
+            Bson::Binary(id) => id.bytes.len(),
+            _ => 0,
+        };
+        64 + self.ns.as_str().len() + id + self.fields.iter().flatten().map(FieldPath::bytes).sum::<usize>()
+    }
+
+    pub fn key(&self) -> Result<Doc> {
+        Ok(Doc::from(raw(&doc! {"_id": self.id.clone()})?))
+    }
+
+    pub fn hash(&self) -> Result<u64> {
+        Ok(Window::hash(&self.ns, &self.key()?))
+    }
+}
+
+/// The words of a transaction, one for each document.
+#[derive(Default)]
+pub(super) struct Words(HashMap<(Namespace, u64), Word>);
+
+impl Words {
+    /// Takes note of a word; whether that is news, which the marker does not have yet.
+    pub fn note(&mut self, word: Word) -> Result<bool> {
+        let known = match self.0.entry((word.ns.clone(), hash_key(&word.key()?))) {
+            Entry::Vacant(place) => {
+                place.insert(word);
+                return Ok(true);
+            }
+            Entry::Occupied(known) => known.into_mut(),
+        };
+        known.base = known.base.min(word.base);
+        match (&mut known.fields, word.fields) {
+            (Some(known), Some(fields)) => {
+                for field in fields {
+                    if !known.contains(&field) {
+                        known.push(field);
+                    }
+                }
+            }
+            (known, _) => *known = None,
+        }
+        Ok(false)
+    }
+
+    pub fn all(&self) -> Vec<Word> {
+        self.0.values().cloned().collect()
+    }
+}
+
+/// Whether the event is a word: a replacement without a document.
+pub(super) fn is_word(event: &Event) -> bool {
+    event.op == Op::Replace && event.after.is_none()
+}
+
+/// The events, with the words behind the markers that say them.
+pub(super) fn heard(events: &[Event]) -> Result<Cow<'_, [Event]>> {
+    let mut all: Option<Vec<Event>> = None;
+    for (n, event) in events.iter().enumerate() {
+        let words = words(event);
+        if !words.is_empty() && all.is_none() {
+            all = Some(events[..n].to_vec());
+        }
+        let Some(all) = &mut all else { continue };
+        all.push(event.clone());
+        for (n, word) in (1..).zip(&words) {
+            all.push(Event {
+                key: Some(word.key()?),
+                // The others of the transaction are not here.
+                index: event.index + n,
+                wall: event.wall,
+                txn: event.txn.clone(),
+                ..Event::new(Op::Replace, word.ns.clone(), event.time, Doc::empty())
+            });
+        }
+    }
+    Ok(all.map_or(Cow::Borrowed(events), Cow::Owned))
+}
+
+fn words(event: &Event) -> Vec<Word> {
+    marker(event).map(|marker| marker.again).unwrap_or_default()
+}
+
+/// The documents that the writer of this marker waits for a word on.
+pub(super) fn asked(event: &Event) -> Vec<Word> {
+    marker(event).map(|marker| marker.waits).unwrap_or_default()
+}
+
+fn marker(event: &Event) -> Option<Marker> {
+    // Only in a transaction: a marker by itself brings nothing.
+    let after = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event))?;
+    Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker))
+}
