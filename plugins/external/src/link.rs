@@ -126,11 +126,15 @@ impl Link {
     }
 }
 
-/// The answer to a call, or what became of the child instead.
-pub async fn answer(receiver: &mut oneshot::Receiver<Result<Doc>>) -> Result<Doc> {
+/// The answer to a call, or what became of the child instead. Cancel-safe.
+pub async fn answer(link: &Link, receiver: &mut oneshot::Receiver<Result<Doc>>) -> Result<Doc> {
     match receiver.await {
         Ok(answer) => answer,
-        Err(_) => Err(Error::transient("the child had ended before it could be asked")),
+        // It failed between two calls, and this one came too late.
+        Err(_) => {
+            link.ended().await;
+            Err(link.untold().unwrap_or_else(|| Error::transient("the child had ended before it could be asked")))
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Process {
         // One that is dropped here is told to end; it is waited for, too.
         *running = Some(Arc::clone(&link));
         let hello = async {
-            let answer = link::answer(&mut link.ask("hello", self.greeting(), Duration::ZERO)?).await?;
+            let answer = link::answer(&link, &mut link.ask("hello", self.greeting(), Duration::ZERO)?).await?;
             Hello::read(&answer)
         };
         let hello = hello.await?;
@@ -103,7 +103,7 @@ impl Process {
     /// Asks a child, which is started if there is none.
     pub async fn call(&self, name: &'static str, body: RawDocumentBuf) -> Result<Doc> {
         let link = self.start().await?;
-        let answer = link::answer(&mut link.ask(name, body, Duration::ZERO)?).await;
+        let answer = link::answer(&link, &mut link.ask(name, body, Duration::ZERO)?).await;
         self.judge(name, &answer);
         answer
     }
@@ -128,7 +128,7 @@ impl Process {
         let found = async {
             let link = self.start().await?;
             if pings {
-                link::answer(&mut link.ask("ping", RawDocumentBuf::new(), Duration::ZERO)?).await?;
+                link::answer(&link, &mut link.ask("ping", RawDocumentBuf::new(), Duration::ZERO)?).await?;
             }
             Ok::<_, Error>(())
         };

@@ -67,7 +67,7 @@ impl Source for External {
         if let Some(position) = position {
             body.append(cstr!("from"), request::of_position(position));
         }
-        let answer = link::answer(&mut link.ask("open", body, Duration::ZERO)?).await?;
+        let answer = link::answer(&link, &mut link.ask("open", body, Duration::ZERO)?).await?;
         let end = answer::position(&answer, "position")?;
         self.open = Some(Open { link, asked: None, end: end.clone(), last: None, finished: false });
         Ok(end)
@@ -88,7 +88,7 @@ impl Source for External {
             }
         };
         // Cancel-safe (S3): what was asked stays asked, and nothing is awaited behind it.
-        let answer = link::answer(asked).await;
+        let answer = link::answer(&open.link, asked).await;
         open.asked = None;
         self.process.judge("next", &answer);
         let read = answer.and_then(|answer| open.read(answer));
@@ -103,7 +103,7 @@ impl Source for External {
         let Some(open) = self.open.as_ref().filter(|_| wanted) else { return Ok(()) };
         let mut body = RawDocumentBuf::new();
         body.append(cstr!("upto"), request::of_position(upto));
-        link::answer(&mut open.link.ask("committed", body, WAIT)?).await.map(drop)
+        link::answer(&open.link, &mut open.link.ask("committed", body, WAIT)?).await.map(drop)
     }
 
     async fn check(&mut self) -> Vec<Finding> {
