@@ -197,8 +197,8 @@ fn the_page_for_newcomers_works() {
 #[test]
 fn the_frame_of_the_page_is_one() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/external.md")).unwrap();
-    let dump = text.split("```\n13 00 00 00").nth(1).unwrap().split("```").next().unwrap();
-    let bytes: Vec<u8> = format!("13 00 00 00{dump}")
+    let dump = text.split("```\n12 00 00 00").nth(1).unwrap().split("```").next().unwrap();
+    let bytes: Vec<u8> = format!("12 00 00 00{dump}")
         .lines()
         .flat_map(|line| line.split("  ").find(|part| !part.trim().is_empty()).unwrap_or_default().split_whitespace())
         .map(|byte| u8::from_str_radix(byte, 16).unwrap())
