@@ -53,7 +53,7 @@ pub fn routes<'p>(plan: &'p Plan, name: Option<&str>) -> Result<Vec<&'p RoutePla
 /// Complains of a name that does not exist.
 pub fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str> + Clone) {
     output::complain(&format!("there is no {what} `{name}`"));
-    match config::closest(name, known.clone()) {
+    match oplogue_api::closest(name, known.clone()) {
         Some(meant) => output::note(&format!("  did you mean `{meant}`?\n")),
         None => output::note(&format!("  {what}s: {}\n", known.clone().collect::<Vec<_>>().join(", "))),
     }

@@ -4,16 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oplogue_api::{ByteSize, Field, FieldType, Period};
+use oplogue_api::{ByteSize, Field, FieldType, Period, closest};
 use toml::{
     Spanned, Value,
     de::{DeTable, DeValue},
 };
 
-use super::{
-    report::{Report, Span},
-    suggest::closest,
-};
+use super::report::{Report, Span};
 
 /// The keys of a table that are right.
 #[derive(Default)]

@@ -12,7 +12,6 @@ pub mod plan;
 mod report;
 mod routes;
 mod settings;
-mod suggest;
 
 use std::collections::BTreeSet;
 
@@ -25,7 +24,6 @@ use toml::{
 pub use diagnostics::{Diagnostic, Diagnostics, Level, Place};
 pub(crate) use fields::{sample, type_name};
 pub use plan::{CheckpointPlan, DenylistPlan, HttpPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan};
-pub(crate) use suggest::closest;
 
 use nodes::Section;
 use report::Report;

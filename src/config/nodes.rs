@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use oplogue_api::{Context, Error, Options, Plugin, Registry, Result};
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     Node,
@@ -167,23 +170,32 @@ fn finish<B: ?Sized>(
 
 /// The option that an error is about: named by the error, or the first key in backquotes of its message.
 fn place_of(options: &DeTable<'_>, error: &Error) -> Option<Span> {
-    let named = error.field().and_then(|path| {
-        let mut table = options;
-        let mut span = None;
-        for part in path.split('.') {
-            let Some(value) = table.get(part) else { break };
-            span = Some(value.span());
-            match value.get_ref() {
-                DeValue::Table(inner) => table = inner,
-                _ => break,
-            }
-        }
-        span
-    });
+    let named = error.field().and_then(|path| place_in(options, path));
     named.or_else(|| {
         let quoted = error.message().split('`').skip(1).step_by(2);
         quoted.filter_map(|key| options.get(key)).map(|value| value.span()).next()
     })
+}
+
+/// The value at a path such as `collections.orders` or `after.$or[1].price`, as far as the table leads along it. Keys may hold dots
+/// themselves.
+fn place_in(table: &DeTable<'_>, path: &str) -> Option<Span> {
+    let steps = table.iter().filter_map(|(key, value)| Some((value, path.strip_prefix(key.get_ref().as_ref())?)));
+    let whole = steps.filter(|(_, rest)| rest.is_empty() || rest.starts_with(['.', '[']));
+    let (value, rest) = whole.min_by_key(|(_, rest)| rest.len())?;
+    Some(place_below(value, rest))
+}
+
+fn place_below(value: &Spanned<DeValue<'_>>, rest: &str) -> Span {
+    let found = match (value.get_ref(), rest.strip_prefix('.')) {
+        (DeValue::Table(table), Some(path)) => place_in(table, path),
+        (DeValue::Array(array), None) => rest.strip_prefix('[').and_then(|rest| {
+            let (index, rest) = rest.split_once(']')?;
+            Some(place_below(array.get(index.parse::<usize>().ok()?)?, rest))
+        }),
+        _ => None,
+    };
+    found.unwrap_or_else(|| value.span())
 }
 
 /// What kind of plugin a type is, if there is such a plugin.

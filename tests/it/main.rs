@@ -19,6 +19,7 @@ mod graph;
 mod hostile;
 mod leaks;
 mod outage;
+mod predicates;
 mod process;
 mod replay;
 mod replication;

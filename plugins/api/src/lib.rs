@@ -14,9 +14,13 @@ mod error;
 mod event;
 mod key;
 mod namespace;
+pub mod number;
 pub mod oplog;
+pub mod order;
 mod plugin;
+pub mod raw;
 mod registry;
+mod suggest;
 mod tool;
 mod units;
 mod wire;
@@ -33,6 +37,7 @@ pub use plugin::{
 };
 pub use registry::{Context, Field, FieldType, Options, Origin, Plugin, Registry, StoreBuild};
 pub use registry::{SinkBuild, SourceBuild, TransformBuild};
+pub use suggest::closest;
 pub use tool::{
     Action, Argument, ArgumentKind, Outcome, RunTool, Tool, ToolArguments, ToolContext, ToolNode, ToolRoute,
 };

@@ -9,6 +9,7 @@ mod file;
 mod filter;
 mod fingerprint;
 mod null;
+pub mod query;
 mod stdout;
 
 pub use checkpoints::FileStore;

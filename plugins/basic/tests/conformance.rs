@@ -40,6 +40,11 @@ fn the_filter_conforms() {
         "namespaces = ['kit.*', '!kit.a']",
         "namespaces = ['/kit\\..*/', '!/.*\\.a/']\noperations = ['insert', 'update', 'ddl']",
         "operations = ['delete', 'replace']",
+        "after = { n = { '$mod' = [2, 0] } }",
+        "after = { n = { '$gt' = 5 } }\nmissing = 'drop'",
+        "after = '{\"n\": {\"$mod\": [3, 1]}}'\nmissing = 'error'",
+        "changed = ['b', '!b.*']\nkey = { _id = { '$not' = { '$type' = 'string' } } }",
+        "before = { n = 1 }\nmissing = 'error'",
     ] {
         let make = || -> Box<dyn Transform> {
             (registry().transforms["filter"].build)(&Context::default(), &options(toml)).unwrap()

@@ -162,3 +162,18 @@ fn texts_of_the_corpus_come_to_a_plan_or_to_errors_that_tell_no_secret() {
         fuzzed::check(&fs::read_to_string(file).unwrap());
     }
 }
+
+/// The example of docs/filter.md: the place is inside of the query.
+#[test]
+fn what_is_wrong_with_a_query_is_shown_where_it_is() {
+    let text = r#"[transforms.paid]
+type       = "filter"
+namespaces = ["shop.orders"]
+after      = { "$or" = [{ price = { "$gtt" = 100 } }, { status = "paid" }] }
+"#;
+    let told = read(text, "oplogue.toml").diagnostics.to_string();
+    let expected = told.split("\n\n").next().unwrap();
+    let page = fs::read_to_string(root().join("docs/filter.md")).unwrap();
+    assert!(page.contains(expected), "docs/filter.md does not show\n{expected}");
+    assert!(expected.contains("did you mean `$gt`?"), "{expected}");
+}

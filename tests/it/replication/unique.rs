@@ -204,7 +204,9 @@ impl Giver {
                 document.extend(fields);
                 x.insert_one(document).await?;
             }
-            5 | 6 => drop(x.delete_one(key).await?),
+            5 | 6 => {
+                x.delete_one(key).await?;
+            }
             7 | 8 => drop(x.replace_one(key, fields).upsert(true).await?),
             9..=13 => drop(x.update_one(key, doc! {"$set": fields}).await?),
             14 => drop(x.update_one(key, doc! {"$unset": {"u": "", "c": ""}}).await?),

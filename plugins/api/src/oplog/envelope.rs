@@ -2,12 +2,11 @@
 
 use bson::{RawBsonRef, RawDocument, Timestamp};
 
-use super::{
-    damaged,
-    fields::{Field, fields},
-    number,
+use super::{damaged, number};
+use crate::{
+    Error, Result,
+    raw::{Element, elements},
 };
-use crate::{Error, Result};
 
 /// Identifies an oplog entry across elections: `ts` alone may name another entry after a rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +72,7 @@ impl<'a> Envelope<'a> {
     /// Fills in what can be read, and says what cannot: even a bad entry has a time and a namespace to report.
     pub fn read(&mut self, entry: &'a RawDocument) -> Result<()> {
         let mut read = Ok(());
-        for field in fields(entry) {
+        for field in elements(entry) {
             if let Err(e) = self.field(&field?) {
                 read = read.and(Err(e));
             }
@@ -81,9 +80,9 @@ impl<'a> Envelope<'a> {
         read
     }
 
-    fn field(&mut self, field: &Field<'a>) -> Result<()> {
+    fn field(&mut self, field: &Element<'a>) -> Result<()> {
         let wrong = |name: &str| Error::data(format!("`{name}` of the entry has the wrong type"));
-        let value = || field.value();
+        let value = || field.value.of_envelope();
         let document = |name| value()?.as_document().ok_or_else(|| wrong(name));
         match field.name {
             b"op" => {

@@ -14,7 +14,6 @@ mod decoder;
 mod description;
 mod diff;
 mod envelope;
-mod fields;
 mod operation;
 #[cfg(test)]
 mod tests;

@@ -7,10 +7,9 @@ use bson::{RawDocument, RawDocumentBuf, Timestamp, raw::cstr};
 use super::{
     damaged,
     envelope::{Envelope, Kind},
-    fields::fields,
     number,
 };
-use crate::{Change, Doc, Error, Event, EventId, Namespace, Op, Result, Txn};
+use crate::{Change, Doc, Error, Event, EventId, Namespace, Op, Result, Txn, raw::elements};
 
 /// What the events of an entry or transaction share.
 #[derive(Clone, Debug)]
@@ -126,7 +125,7 @@ fn update_form(o: &RawDocument) -> Result<Form<'_>> {
 }
 
 fn has_id(key: &RawDocument) -> Result<bool> {
-    for field in fields(key) {
+    for field in elements(key) {
         if field?.name == b"_id" {
             return Ok(true);
         }

@@ -1,18 +1,24 @@
-//! The `filter` transform: which namespaces and operations go on.
+//! The `filter` transform: which events go on, by namespace, operation and what their documents hold.
 
+mod changed;
 mod operations;
 mod patterns;
+#[cfg(test)]
+mod predicate_tests;
+mod predicates;
 #[cfg(test)]
 mod tests;
 mod whole_database;
 
 use std::collections::HashMap;
 
-use oplogue_api::{Batch, Error, Event, Field, FieldType, Namespace, Op, Registry, Result, Transform};
+use oplogue_api::{BadEvent, Batch, Error, Event, Field, FieldType, Namespace, Op, Registry, Result, Transform};
 use serde::Deserialize;
 
+use crate::query::Tree;
 use operations::Operations;
 use patterns::Patterns;
+use predicates::{Missing, Predicates, Verdict};
 
 const FIELDS: &[Field] = &[
     Field::new(
@@ -27,20 +33,48 @@ const FIELDS: &[Field] = &[
         "Which operations go on: insert, update, replace, delete; ddl for create, drop, dropDatabase, rename, index and \
          other together, or one of these",
     ),
+    Field::new(
+        "after",
+        FieldType::Any,
+        "A query in MongoDB's own language that the document after the change must match, as a table or as a text with \
+         extended JSON",
+    )
+    .example("{ status = \"paid\" }"),
+    Field::new("before", FieldType::Any, "The same for the document before the change")
+        .example("{ status = { \"$ne\" = \"paid\" } }"),
+    Field::new("key", FieldType::Any, "The same for the key of the document: its _id, and the shard key where it is known")
+        .example("{ _id = { \"$regex\" = \"^eu-\" } }"),
+    Field::new(
+        "changed",
+        FieldType::Strings,
+        "Which updates go on, by the paths that they changed: dotted, `*` stands for anything within a step, what is below or \
+         above counts too; `!` before one takes what it covers out again",
+    ),
+    Field::new(
+        "missing",
+        FieldType::OneOf(&["keep", "drop", "error"]),
+        "What becomes of an event without the document that `after`, `before` or `key` asks about: it passes, is left out, or is \
+         a bad event",
+    )
+    .default("\"keep\""),
 ];
 
 pub(crate) fn register(r: &mut Registry) {
-    r.transform("filter", "Lets through the events of some namespaces and operations", FIELDS, |_, options| {
-        let options: FilterOptions = options.parse()?;
-        Ok(Box::new(Filter::new(options.namespaces.as_deref(), options.operations.as_deref())?))
+    r.transform("filter", "Lets through some events, by namespace, operation and documents", FIELDS, |_, options| {
+        Ok(Box::new(Filter::from_options(&options.parse()?)?))
     });
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FilterOptions {
     namespaces: Option<Vec<String>>,
     operations: Option<Vec<String>>,
+    after: Option<Tree>,
+    before: Option<Tree>,
+    key: Option<Tree>,
+    changed: Option<Vec<String>>,
+    missing: Option<Missing>,
 }
 
 /// The decisions on more namespaces than this are not remembered at once (I6).
@@ -49,31 +83,44 @@ const MOST_REMEMBERED: usize = 10_000;
 struct Filter {
     namespaces: Option<Patterns>,
     operations: Operations,
+    predicates: Predicates,
     decided: HashMap<Namespace, bool>,
     last: Option<(Namespace, bool)>,
 }
 
 impl Filter {
-    fn new(namespaces: Option<&[String]>, operations: Option<&[String]>) -> Result<Filter> {
-        if namespaces.is_none() && operations.is_none() {
-            return Err(Error::operator("a filter needs `namespaces`, `operations` or both")
-                .hint("write which namespaces pass, such as namespaces = [\"app.*\"]"));
+    fn from_options(options: &FilterOptions) -> Result<Filter> {
+        let FilterOptions { namespaces, operations, after, before, key, changed, missing } = options;
+        let queries = [after.as_ref(), before.as_ref(), key.as_ref()];
+        let predicates = Predicates::new(queries, changed.as_deref(), *missing)?;
+        if namespaces.is_none() && operations.is_none() && predicates.is_empty() {
+            return Err(Error::operator(
+                "a filter needs `namespaces`, `operations`, `after`, `before`, `key` or `changed`",
+            )
+            .hint("write which namespaces pass, such as namespaces = [\"app.*\"]"));
         }
         Ok(Filter {
-            namespaces: namespaces.map(Patterns::new).transpose()?,
-            operations: operations.map(Operations::new).transpose()?.unwrap_or(Operations::ALL),
+            namespaces: namespaces.as_deref().map(Patterns::new).transpose()?,
+            operations: operations.as_deref().map(Operations::new).transpose()?.unwrap_or(Operations::ALL),
+            predicates,
             decided: HashMap::new(),
             last: None,
         })
     }
 
-    fn passes(&mut self, event: &Event) -> bool {
+    fn verdict(&mut self, event: &Event) -> Verdict {
         // What tells of trouble is for everybody downstream.
         if matches!(event.op, Op::Gap | Op::DeadLetter) {
-            return true;
+            return Verdict::Keep;
         }
-        self.operations.contains(event.op)
-            && (self.passes_namespace(&event.ns) || event.to.as_ref().is_some_and(|to| self.passes_namespace(to)))
+        let passes = self.operations.contains(event.op)
+            && (self.passes_namespace(&event.ns) || event.to.as_ref().is_some_and(|to| self.passes_namespace(to)));
+        match passes {
+            false => Verdict::Drop,
+            // Barriers have no documents to ask about.
+            true if self.predicates.is_empty() || event.op.is_barrier() => Verdict::Keep,
+            true => self.predicates.verdict(event),
+        }
     }
 
     fn passes_namespace(&mut self, ns: &Namespace) -> bool {
@@ -106,25 +153,42 @@ impl Filter {
 
 impl Transform for Filter {
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
-        if batch.bad.is_empty() {
-            batch.events.retain(|event| self.passes(event));
-            return Ok(());
-        }
         // How many of the first n events are kept, for the places of the bad ones between them.
-        let mut kept = Vec::with_capacity(batch.events.len() + 1);
-        let mut count = 0;
-        kept.push(count);
+        let mut kept = Vec::new();
+        let had_bad = !batch.bad.is_empty();
+        // Those that turn out to be bad here, each with its place among all.
+        let mut bad = Vec::new();
+        let (mut count, mut place) = (0, 0);
         batch.events.retain(|event| {
-            let passes = self.passes(event);
+            if had_bad {
+                kept.push(count);
+            }
+            let passes = match self.verdict(event) {
+                Verdict::Keep => true,
+                Verdict::Drop => false,
+                Verdict::Bad(error) => {
+                    bad.push((place, BadEvent::refused(count, event.clone(), error)));
+                    false
+                }
+            };
             count += usize::from(passes);
-            kept.push(count);
+            place += 1;
             passes
         });
-        for bad in &mut batch.bad {
-            bad.before = kept.get(bad.before).copied().unwrap_or(count);
+        if !had_bad {
+            batch.bad.extend(bad.into_iter().map(|(_, bad)| bad));
+            return Ok(());
         }
         // Undecodable, but known to be of no concern: it shall not stop the route. An unknown one is everybody's concern.
         batch.bad.retain(|bad| bad.ns.as_ref().is_none_or(|ns| self.passes_namespace(ns)));
+        let old = batch.bad.drain(..).map(|mut old| {
+            let place = old.before;
+            old.before = kept.get(place).copied().unwrap_or(count);
+            (place, 0, old)
+        });
+        let mut all: Vec<_> = old.chain(bad.into_iter().map(|(place, bad)| (place, 1, bad))).collect();
+        all.sort_by_key(|(place, side, _)| (*place, *side));
+        batch.bad.extend(all.into_iter().map(|(_, _, bad)| bad));
         Ok(())
     }
 }

@@ -360,10 +360,8 @@ impl Peer {
                 return Err(tactics.look_again());
             }
             match &verdict {
-                Verdict::Wait => {
-                    if !left.contains_key(&place) {
-                        left.insert(place.clone(), Word::on(event, key, event.time, false)?);
-                    }
+                Verdict::Wait if !left.contains_key(&place) => {
+                    left.insert(place.clone(), Word::on(event, key, event.time, false)?);
                 }
                 // The word on what was left out before.
                 Verdict::Apply if is_word(event) => {

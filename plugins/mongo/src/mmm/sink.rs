@@ -25,7 +25,7 @@ use super::{
     names,
     options::{Conflicts, Settings},
     origin::Origin,
-    state::{Peer, State},
+    state::{Peer, State, is_marker},
     store::Store,
     word::{asked, heard, is_word},
 };
@@ -128,6 +128,14 @@ impl Mmm {
             Err(e) => Err(classify(e, Phase::Apply)),
         }
     }
+}
+
+/// Whether the event is a marker of the link back.
+fn is_back(event: &Event, link: &Link) -> bool {
+    let marker = event.after.as_deref().filter(|_| is_marker(event));
+    let says =
+        |name, wanted: &str| marker.is_some_and(|marker| marker.get_str(name).is_ok_and(|found| found == wanted));
+    says("node", &link.peer) && says("peer", &link.node)
 }
 
 pub(super) fn fenced(peer: &Peer) -> Error {
@@ -246,6 +254,8 @@ impl Sink for Mmm {
         if !state.is_certain {
             self.reload(&mut state).await?;
         }
+        // The link back may begin with this very batch.
+        state.comes_back = state.comes_back || events.iter().any(|event| is_back(event, &self.peer.settings.link));
         self.watch(&mut state).await?;
         let events = &*heard(events)?;
         self.look_at_words(events);

@@ -4,7 +4,7 @@
 const LONGEST: usize = 64;
 
 /// The candidate that `word` was probably meant to be: a few letters off, or the only one that contains it.
-pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
     let letters: Vec<char> = lower.chars().take(LONGEST + 1).collect();
     if letters.is_empty() || letters.len() > LONGEST {

@@ -1,9 +1,9 @@
-//! The elements of a document, for envelopes: each is framed, and only what is asked for is looked into. The general
-//! iterator checks each name twice more, which is a third of the time that decoding takes.
+//! BSON as it lies in memory: each element is framed, and only what is asked for is looked into. The general iterator of the
+//! crate `bson` checks each name twice more, which is a third of the time that decoding takes, and gives no value at all for a
+//! text that is not UTF-8, which servers store and compare like any other.
 
-use bson::{DateTime, RawBsonRef, RawDocument, Timestamp};
+use bson::{DateTime, RawBsonRef, RawDocument, Timestamp, spec::ElementType};
 
-use super::damaged;
 use crate::{Error, Result};
 
 const DOUBLE: u8 = 0x01;
@@ -29,36 +29,61 @@ const MAX_KEY: u8 = 0x7f;
 const MIN_KEY: u8 = 0xff;
 
 /// The elements of `doc`; an error ends them.
-pub(super) fn fields(doc: &RawDocument) -> Fields<'_> {
-    let bytes = doc.as_bytes();
-    // Between the length and the terminator, which a RawDocument is known to have.
-    Fields(bytes.get(4..bytes.len().saturating_sub(1)).unwrap_or_default())
+pub fn elements(doc: &RawDocument) -> Elements<'_> {
+    Elements::new(doc.as_bytes())
 }
 
-pub(super) struct Fields<'a>(&'a [u8]);
+/// An iterator over the elements of a document or array.
+#[derive(Clone)]
+pub struct Elements<'a>(&'a [u8]);
 
-/// An element whose value has the length that its type asks for.
-pub(super) struct Field<'a> {
-    pub name: &'a [u8],
-    kind: u8,
-    value: &'a [u8],
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>>;
-
-    fn next(&mut self) -> Option<Result<Field<'a>>> {
-        let (&kind, rest) = self.0.split_first()?;
-        let split = split(kind, rest);
-        self.0 = split.as_ref().map_or(&[], |(_, rest)| rest);
-        Some(split.map(|(field, _)| field).ok_or_else(broken))
+impl<'a> Elements<'a> {
+    /// Between the length and the terminator.
+    fn new(document: &'a [u8]) -> Elements<'a> {
+        Elements(document.get(4..document.len().saturating_sub(1)).unwrap_or_default())
     }
 }
 
-fn split(kind: u8, bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
+/// An element whose value has the length that its type asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Element<'a> {
+    /// Its name, without the zero byte.
+    pub name: &'a [u8],
+    /// Its value.
+    pub value: Value<'a>,
+}
+
+/// A value: its type, and its bytes without type and name.
+#[derive(Clone, Copy)]
+pub struct Value<'a> {
+    kind: u8,
+    bytes: &'a [u8],
+}
+
+// I8: as with `Doc`.
+impl std::fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Value({:#04x}, {} bytes)", self.kind, self.bytes.len())
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Result<Element<'a>>> {
+        let (&kind, rest) = self.0.split_first()?;
+        let split = split(kind, rest);
+        self.0 = split.as_ref().map_or(&[], |(_, rest)| rest);
+        Some(split.map(|(element, _)| element).ok_or_else(broken))
+    }
+}
+
+#[inline]
+fn split(kind: u8, bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (name, rest) = text(bytes)?;
-    let (value, rest) = rest.split_at_checked(size(kind, rest)?)?;
-    Some((Field { name, kind, value }, rest))
+    let (bytes, rest) = rest.split_at_checked(size(kind, rest)?)?;
+    Some((Element { name, value: Value { kind, bytes } }, rest))
 }
 
 /// What is before the first zero byte, and what is behind it.
@@ -87,16 +112,69 @@ fn size(kind: u8, bytes: &[u8]) -> Option<usize> {
     })
 }
 
-impl<'a> Field<'a> {
+impl<'a> Value<'a> {
+    /// A value from its type and its bytes.
+    ///
+    /// # Errors
+    /// [`Data`](crate::ErrorKind::Data) when the bytes are not exactly those of one such value.
+    pub fn new(kind: ElementType, bytes: &'a [u8]) -> Result<Value<'a>> {
+        let kind = kind as u8;
+        if size(kind, bytes) == Some(bytes.len()) { Ok(Value { kind, bytes }) } else { Err(broken()) }
+    }
+    /// The type; none for a byte that stands for no type.
+    pub fn kind(&self) -> Option<ElementType> {
+        ElementType::from(self.kind)
+    }
+    /// The bytes, as the specification of BSON lays them out for the type.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+    /// The elements of a document or an array.
+    pub fn elements(&self) -> Option<Elements<'a>> {
+        matches!(self.kind, DOCUMENT | ARRAY).then(|| Elements::new(self.bytes))
+    }
+    /// The bytes of a string, symbol or code. They need not be UTF-8.
+    pub fn text(&self) -> Option<&'a [u8]> {
+        matches!(self.kind, STRING | SYMBOL | CODE).then(|| self.bytes.get(4..self.bytes.len() - 1).unwrap_or_default())
+    }
+    /// Pattern and options of a regular expression.
+    pub fn regex(&self) -> Option<(&'a [u8], &'a [u8])> {
+        if self.kind != REGEX {
+            return None;
+        }
+        let (pattern, rest) = text(self.bytes)?;
+        Some((pattern, text(rest)?.0))
+    }
+    /// Subtype and bytes of a binary.
+    pub fn binary(&self) -> Option<(u8, &'a [u8])> {
+        match self.bytes {
+            [_, _, _, _, subtype, bytes @ ..] if self.kind == BINARY => Some((*subtype, bytes)),
+            _ => None,
+        }
+    }
+    /// Code and scope.
+    pub(crate) fn scoped(&self) -> Option<(&'a [u8], Elements<'a>)> {
+        if self.kind != CODE_WITH_SCOPE {
+            return None;
+        }
+        let inside = self.bytes.get(4..)?;
+        let (code, scope) = inside.split_at_checked(size(CODE, inside)?)?;
+        Some((code.get(4..)?, Elements::new(scope)))
+    }
+    /// The bytes of a value of fixed size.
+    pub(crate) fn array<const N: usize>(&self) -> Result<[u8; N]> {
+        self.bytes.try_into().map_err(|_| broken())
+    }
+
     /// The value, if it is of a type that something in an envelope has; null for any other.
-    pub fn value(&self) -> Result<RawBsonRef<'a>> {
+    pub(crate) fn of_envelope(&self) -> Result<RawBsonRef<'a>> {
         Ok(match self.kind {
-            DOCUMENT => RawBsonRef::Document(RawDocument::from_bytes(self.value).map_err(damaged)?),
-            STRING => match self.value {
+            DOCUMENT => RawBsonRef::Document(RawDocument::from_bytes(self.bytes).map_err(|_| broken())?),
+            STRING => match self.bytes {
                 [_, _, _, _, text @ .., 0] => RawBsonRef::String(std::str::from_utf8(text).map_err(|_| broken())?),
                 _ => return Err(broken()),
             },
-            BOOL => match self.value {
+            BOOL => match self.bytes {
                 [0] => RawBsonRef::Boolean(false),
                 [1] => RawBsonRef::Boolean(true),
                 _ => return Err(broken()),
@@ -112,13 +190,9 @@ impl<'a> Field<'a> {
             _ => RawBsonRef::Null,
         })
     }
-
-    fn array<const N: usize>(&self) -> Result<[u8; N]> {
-        self.value.try_into().map_err(|_| broken())
-    }
 }
 
-fn broken() -> Error {
+pub(crate) fn broken() -> Error {
     Error::data("damaged BSON")
 }
 
@@ -156,14 +230,14 @@ mod tests {
     #[test]
     fn every_type_is_framed_as_the_general_iterator_frames_it() {
         let raw = all_types();
-        let ours: Vec<_> = fields(&raw).map(Result::unwrap).collect();
+        let ours: Vec<_> = elements(&raw).map(Result::unwrap).collect();
         let theirs: Vec<_> = raw.iter_elements().map(Result::unwrap).collect();
         assert_eq!(ours.len(), theirs.len());
         for (our, their) in ours.iter().zip(&theirs) {
             let name = their.key().as_str();
             assert_eq!(our.name, name.as_bytes());
-            assert_eq!(our.value.len(), their.size(), "{name}");
-            match (our.value().unwrap(), their.value().unwrap()) {
+            assert_eq!(our.value.bytes.len(), their.size(), "{name}");
+            match (our.value.of_envelope().unwrap(), their.value().unwrap()) {
                 (RawBsonRef::Null, _) => assert!(!matches!(
                     name,
                     "double" | "string" | "document" | "bool" | "date" | "int" | "timestamp" | "long" | "last"
@@ -182,11 +256,11 @@ mod tests {
             bytes[at] = byte;
             let raw = RawDocument::from_bytes(&bytes).unwrap();
             let mut read = 0;
-            for field in fields(raw) {
+            for field in elements(raw) {
                 match field {
                     Ok(field) => {
-                        read += 2 + field.name.len() + field.value.len();
-                        let _ = field.value();
+                        read += 2 + field.name.len() + field.value.bytes.len();
+                        let _ = field.value.of_envelope();
                     }
                     Err(_) => read = bytes.len(),
                 }
