@@ -122,7 +122,10 @@ fn all_bundled_plugins_are_registered() {
         ["bson-dump", "external", "mongo-change-stream", "mongo-oplog"]
     );
     assert_eq!(transforms.into_keys().collect::<Vec<_>>(), ["external", "filter"]);
-    assert_eq!(sinks.into_keys().collect::<Vec<_>>(), ["external", "mongo-mmm", "null", "redis-oplog", "stdout"]);
+    assert_eq!(
+        sinks.into_keys().collect::<Vec<_>>(),
+        ["external", "file", "mongo-mmm", "null", "redis-oplog", "stdout"]
+    );
     assert_eq!(stores.into_keys().collect::<Vec<_>>(), ["file", "mongo", "redis"]);
     assert_eq!(tools.into_keys().collect::<Vec<_>>(), ["conflicts", "verify"]);
 }
