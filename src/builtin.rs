@@ -6,6 +6,7 @@ use oplogue_api::Registry;
 pub fn registry() -> Registry {
     let mut registry = Registry::default();
     oplogue_basic::register(&mut registry);
+    oplogue_external::register(&mut registry);
     oplogue_mongo::register(&mut registry);
     oplogue_redis::register(&mut registry);
     registry

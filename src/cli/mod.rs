@@ -8,6 +8,7 @@ mod file;
 mod mmm;
 mod oplogtoredis;
 mod output;
+mod plugin;
 mod plugins;
 mod position;
 mod replay;
@@ -82,6 +83,9 @@ enum Command {
         #[arg(value_name = "TYPE")]
         kind: Option<String>,
     },
+    /// Tests a plugin of one's own that is a child process
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
     /// Prints the events of a source to stdout; touches no sink and no checkpoint
     Tap(tap::Tap),
     /// Tests a configuration: what its routes make of given events
@@ -147,6 +151,7 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Command::Run { file } => run::run(&file, &registry),
         Command::Check { file, connect } => check::check(&file, connect, &registry),
         Command::Plugins { kind } => plugins::plugins(kind.as_deref(), &registry),
+        Command::Plugin(plugin) => plugin.run(&registry),
         Command::Tap(tap) => tap.run(&registry),
         Command::Test { file, cases } => test::test(&file, cases.as_deref(), &registry),
         Command::Replay(replay) => replay.run(&registry),

@@ -12,6 +12,7 @@ mod disk;
 mod dropin;
 mod endpoints;
 mod engine;
+mod external;
 mod failover;
 mod forget;
 mod graph;

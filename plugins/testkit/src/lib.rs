@@ -5,6 +5,7 @@ pub mod faults;
 pub mod generate;
 pub mod proxy;
 pub mod sample;
+#[cfg(feature = "servers")]
 pub mod servers;
 mod wait;
 

@@ -117,12 +117,18 @@ fn the_documentation_knows_every_key() {
 #[test]
 fn all_bundled_plugins_are_registered() {
     let Registry { sources, transforms, sinks, stores, tools } = builtin::registry();
-    assert_eq!(sources.into_keys().collect::<Vec<_>>(), ["bson-dump", "mongo-change-stream", "mongo-oplog"]);
+    assert_eq!(
+        sources.into_keys().collect::<Vec<_>>(),
+        ["bson-dump", "external", "mongo-change-stream", "mongo-oplog"]
+    );
     assert_eq!(
         transforms.into_keys().collect::<Vec<_>>(),
-        ["dedupe", "envelope", "filter", "project", "redact", "rename", "sample", "set"]
+        ["dedupe", "envelope", "external", "filter", "project", "redact", "rename", "sample", "set"]
     );
-    assert_eq!(sinks.into_keys().collect::<Vec<_>>(), ["mongo-mmm", "null", "redis-oplog", "stdout"]);
+    assert_eq!(
+        sinks.into_keys().collect::<Vec<_>>(),
+        ["external", "file", "mongo-mmm", "null", "redis-oplog", "stdout"]
+    );
     assert_eq!(stores.into_keys().collect::<Vec<_>>(), ["file", "mongo", "redis"]);
     assert_eq!(tools.into_keys().collect::<Vec<_>>(), ["conflicts", "verify"]);
 }

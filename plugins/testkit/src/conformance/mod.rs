@@ -4,6 +4,7 @@
 //! A violated clause panics with a message that begins with the clause's number: `K4: …`.
 
 mod guard;
+pub mod outside;
 pub mod sink;
 pub mod source;
 pub mod store;

@@ -1,13 +1,20 @@
 //! Clauses T (transforms).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::LazyLock,
+};
 
 use bson::Timestamp;
 use oplogue_api::{
     BadEvent, Batch, Doc, Error, ErrorKind, Event, EventId, Namespace, Op, Position, Transform, same_key,
 };
+use tokio::runtime::Runtime;
 
-use super::{Report, Tested, guard::must};
+use super::{
+    Report, Tested,
+    guard::{LIMIT, must, within},
+};
 use crate::{
     generate::{Work, Workload, event_of},
     sample::{MemoryLog, barrier},
@@ -86,7 +93,20 @@ fn batch_of(log: &MemoryLog) -> Batch {
     Batch { bad, head: end.time, end, bytes, events }
 }
 
+/// Where `prepare` runs: what it starts must go on between two calls.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    built.unwrap_or_else(|e| panic!("the kit cannot start a thread: {e}"))
+});
+
 fn apply(clause: &str, transform: &mut dyn Transform, batch: &mut Batch) {
+    // In a thread of its own: the clauses are called from async tests as well.
+    let prepare = || RUNTIME.block_on(within(clause, "prepare", LIMIT, transform.prepare(batch)));
+    match std::thread::scope(|scope| scope.spawn(prepare).join()) {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => panic!("{clause}: prepare failed ({}): {e}", e.kind().name()),
+        Err(_) => panic!("{clause}: prepare panicked, or did not return"),
+    }
     match catch_unwind(AssertUnwindSafe(|| transform.apply(batch))) {
         Ok(Ok(())) => {}
         Ok(Err(e)) => panic!("{clause}: apply failed ({}): {e}", e.kind().name()),

@@ -118,7 +118,7 @@ fn new_id<H: SinkHarness + ?Sized>(h: &H) -> Bson {
 const LIFE: usize = 6;
 
 /// The lives of `documents` new documents, interleaved: each is inserted, changed, replaced, changed and deleted.
-fn changes<H: SinkHarness + ?Sized>(h: &H, documents: usize) -> Vec<Event> {
+pub(super) fn changes<H: SinkHarness + ?Sized>(h: &H, documents: usize) -> Vec<Event> {
     let (ns, ids): (_, Vec<Bson>) = (h.ns(), (0..documents).map(|_| new_id(h)).collect());
     let mut events = Vec::new();
     for step in 0..LIFE {
@@ -138,7 +138,7 @@ fn changes<H: SinkHarness + ?Sized>(h: &H, documents: usize) -> Vec<Event> {
     events
 }
 
-async fn opened<H: SinkHarness + ?Sized>(clause: &str, h: &H) -> Arc<dyn Sink> {
+pub(super) async fn opened<H: SinkHarness + ?Sized>(clause: &str, h: &H) -> Arc<dyn Sink> {
     let sink = h.sink().await;
     works(clause, "open", sink.open()).await;
     sink
@@ -151,7 +151,7 @@ fn upto(sink: &dyn Sink, events: &[Event]) -> Option<Position> {
 }
 
 /// A write whose account has to make sense (K3), whatever else it says.
-async fn try_write(clause: &str, sink: &dyn Sink, events: &[Event]) -> Result<Written> {
+pub(super) async fn try_write(clause: &str, sink: &dyn Sink, events: &[Event]) -> Result<Written> {
     let upto = upto(sink, events);
     let written = within(clause, "write", LIMIT, sink.write(events, upto.as_ref())).await?;
     let indexes: Vec<usize> = written.failed.iter().map(|f| f.index).collect();
