@@ -106,7 +106,7 @@ fn snippet(entry: &Entry) -> String {
         let _ = writeln!(out, "{} = {}", field.name, sample(field));
     }
     // A transform without any option does nothing, and may refuse to.
-    let needs_one = entry.what == "transform" && entry.fields.iter().all(|f| !f.required);
+    let needs_one = entry.what == "transform" && !entry.fields.iter().any(|f| is_set(&f));
     for (i, field) in entry.fields.iter().filter(|f| !is_set(f)).enumerate() {
         let mark = if needs_one && i == 0 { "" } else { "# " };
         let _ = writeln!(out, "{mark}{} = {}", field.name, sample(field));

@@ -119,7 +119,7 @@ expect = [{ sink = "meteor", refused = 2 }]
 "#);
     assert_eq!(code, Some(1));
     for told in [
-        "✗ other fields\n    meteor, event 1: after.a.b[1]: expected nothing, came 2\n    meteor, event 1: ns: expected \"app.y\", came \"app.x\"\n    meteor, event 2: expected {\"op\":\"delete\"}, nothing came\n",
+        "✗ other fields\n    meteor, event 1: ns: expected \"app.y\", came \"app.x\"\n    meteor, event 1: after.a.b[1]: expected nothing, came 2\n    meteor, event 2: expected {\"op\":\"delete\"}, nothing came\n",
         "meteor: expected no event, 1 came",
         "no route leads to the sink `metoer`",
         "several routes lead to the sink `out`: all, all-too",
