@@ -251,7 +251,8 @@ async fn replicate(pair: &Pair, stop: &AtomicBool) {
         let marker = doc! {
             "_id": pair.link(0), "node": &pair.nodes[0], "peer": &pair.nodes[1], "lane": 0, "route": "r",
             "generation": 1i64, "seq": seq, "origin": &pair.nodes[0], "position": {"token": token, "time": time},
-            "done": {"time": time, "index": 0i64}, "clock": 0i64, "seen": {},
+            "done": {"time": time, "index": 0i64}, "clock": 0i64, "seen": {}, "saw": {},
+            "writes": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: Vec::new() },
             "log": {"clock": 0i64, "since": zero, "since_clock": 0i64},
         };
         markers.replace_one(doc! {"_id": pair.link(0)}, marker).upsert(true).await.unwrap();
