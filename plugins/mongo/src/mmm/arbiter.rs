@@ -73,7 +73,7 @@ pub(super) fn base(
 /// The documents that this marker waits for a word on, of which no word is on its way; the peer being the arbiter.
 pub(super) fn unanswered(settings: &Settings, state: &State, event: &Event, seen: &Seen) -> Result<Vec<Word>> {
     let Some(window) = &state.window else { return Ok(Vec::new()) };
-    let mut asked = asked(event);
+    let mut asked = asked(settings, event);
     if asked.is_empty() || !is_arbiter(settings, window)? {
         return Ok(Vec::new());
     }

@@ -207,13 +207,13 @@ impl Mmm {
 
     /// Whether the origin waits for a word of the peer that is not on its way.
     async fn is_asked(&self, state: &mut State, events: &[Event]) -> Result<bool> {
-        if state.window.is_none() || events.iter().all(|event| asked(event).is_empty()) {
+        let settings = &self.peer.settings;
+        if state.window.is_none() || events.iter().all(|event| asked(settings, event).is_empty()) {
             return Ok(false);
         }
         if let Some(window) = &mut state.window {
             window.pull(self.peer.client().await?).await?;
         }
-        let settings = &self.peer.settings;
         let sight = Sight::new(&state.stream, events, false, settings);
         for (n, event) in events.iter().enumerate() {
             if !state.is_done(event) && !arbiter::unanswered(settings, state, event, sight.of(n).1)?.is_empty() {

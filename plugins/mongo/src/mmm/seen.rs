@@ -45,11 +45,13 @@ pub(super) struct Stream {
 impl Stream {
     /// Takes note of a marker in the log of `node`.
     pub fn pass(&mut self, marker: &Marker, node: &str) {
-        if marker.link.peer == node && marker.lane < FIRST_SIDE_LANE {
-            self.seen.note(&marker.origin, marker.done.time);
-        }
         self.clock = self.clock.max(marker.clock);
-        if self.settles && marker.lane < FIRST_SIDE_LANE {
+        // Another one may be of a replication beside ours.
+        if marker.link.peer != node || marker.lane >= FIRST_SIDE_LANE {
+            return;
+        }
+        self.seen.note(&marker.origin, marker.done.time);
+        if self.settles {
             self.unsettled.merge(&marker.unsettled);
         }
     }

@@ -16,6 +16,7 @@ use oplogue_api::{Doc, Event, Namespace, Op, Result, hash_key};
 
 use super::{
     marker::Marker,
+    options::Settings,
     origin::{as_bson, raw},
     paths::FieldPath,
     state::is_marker,
@@ -123,10 +124,10 @@ pub(super) fn is_word(event: &Event) -> bool {
 }
 
 /// The events, with the words behind the markers that say them.
-pub(super) fn heard(events: &[Event]) -> Result<Cow<'_, [Event]>> {
+pub(super) fn heard<'a>(settings: &Settings, events: &'a [Event]) -> Result<Cow<'a, [Event]>> {
     let mut all: Option<Vec<Event>> = None;
     for (n, event) in events.iter().enumerate() {
-        let words = words(event);
+        let words = said(settings, event);
         if !words.is_empty() && all.is_none() {
             all = Some(events[..n].to_vec());
         }
@@ -146,17 +147,26 @@ pub(super) fn heard(events: &[Event]) -> Result<Cow<'_, [Event]>> {
     Ok(all.map_or(Cow::Borrowed(events), Cow::Owned))
 }
 
-fn words(event: &Event) -> Vec<Word> {
-    marker(event).map(|marker| marker.again).unwrap_or_default()
+/// The words of this marker.
+fn said(settings: &Settings, event: &Event) -> Vec<Word> {
+    ours(settings, event, |marker| marker.again)
 }
 
 /// The documents that the writer of this marker waits for a word on.
-pub(super) fn asked(event: &Event) -> Vec<Word> {
-    marker(event).map(|marker| marker.waits).unwrap_or_default()
+pub(super) fn asked(settings: &Settings, event: &Event) -> Vec<Word> {
+    ours(settings, event, |marker| marker.waits)
 }
 
-fn marker(event: &Event) -> Option<Marker> {
+/// Several replications may share a deployment, each with names and namespaces of its own: what the others say and ask there is
+/// none of our business. To answer them would be to say what none of their markers has told of.
+fn ours(settings: &Settings, event: &Event, of: impl Fn(Marker) -> Vec<Word>) -> Vec<Word> {
     // Only in a transaction: a marker by itself brings nothing.
-    let after = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event))?;
-    Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker))
+    let Some(after) = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event)) else {
+        return Vec::new();
+    };
+    let marker = Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker));
+    let Some(marker) = marker.filter(|marker| marker.link.peer == settings.link.node) else { return Vec::new() };
+    let mut words = of(marker);
+    words.retain(|word| settings.wants(&word.ns));
+    words
 }
