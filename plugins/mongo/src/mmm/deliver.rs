@@ -61,7 +61,7 @@ impl Mmm {
             }
             let skip = part.iter().take_while(|event| state.is_done(event)).count();
             if !tactics.is_behind {
-                match causes_here(state, &part[skip..], &self.peer.settings) {
+                match causes_here(state, &part[skip..], &self.peer.settings)? {
                     None => {}
                     Some(0) => tactics.is_behind = !self.wait_for_causes(state, &part[skip..]).await?,
                     Some(ready) => {
@@ -157,7 +157,7 @@ impl Mmm {
             if let Some(window) = &mut state.window {
                 window.pull(self.peer.client().await?).await?;
             }
-            if causes_here(state, events, &self.peer.settings) != Some(0) {
+            if causes_here(state, events, &self.peer.settings)? != Some(0) {
                 return Ok(true);
             }
         }
@@ -214,7 +214,7 @@ impl Mmm {
         if let Some(window) = &mut state.window {
             window.pull(self.peer.client().await?).await?;
         }
-        let sight = Sight::new(&state.stream, events, false, settings);
+        let sight = Sight::new(&state.stream, events, false, settings)?;
         for (n, event) in events.iter().enumerate() {
             if !state.is_done(event) && !arbiter::unanswered(settings, state, event, sight.of(n).1)?.is_empty() {
                 return Ok(true);
@@ -230,14 +230,14 @@ impl Mmm {
 }
 
 /// How many of the events, in whole units, follow from nothing that is still to come over another link; `None`: all.
-fn causes_here(state: &State, events: &[Event], settings: &Settings) -> Option<usize> {
+fn causes_here(state: &State, events: &[Event], settings: &Settings) -> Result<Option<usize>> {
     if state.window.as_ref().is_none_or(|window| window.applied().all().is_empty()) {
-        return None;
+        return Ok(None);
     }
-    let sight = Sight::new(&state.stream, events, false, settings);
-    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1))?;
-    let unit = units(events).into_iter().find(|unit| unit.contains(&missing))?;
-    Some(unit.start)
+    let sight = Sight::new(&state.stream, events, false, settings)?;
+    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1));
+    let unit = missing.and_then(|missing| units(events).into_iter().find(|unit| unit.contains(&missing)));
+    Ok(unit.map(|unit| unit.start))
 }
 
 /// The two halves of a range of events that is not applied, at the border of a unit if there is more than one.

@@ -45,9 +45,12 @@ pub(super) struct Stream {
 impl Stream {
     /// Takes note of a marker in the log of `node`.
     pub fn pass(&mut self, marker: &Marker, node: &str) {
+        // Another one is of a replication beside ours: its clock would make of an earlier write of this node the later one.
+        if marker.link.peer != node {
+            return;
+        }
         self.clock = self.clock.max(marker.clock);
-        // Another one may be of a replication beside ours.
-        if marker.link.peer != node || marker.lane >= FIRST_SIDE_LANE {
+        if marker.lane >= FIRST_SIDE_LANE {
             return;
         }
         self.seen.note(&marker.origin, marker.done.time);

@@ -224,6 +224,7 @@ impl Sink for Mmm {
             return Ok(());
         }
         marker.writes.clear();
+        marker.fields = Default::default();
         marker.again.clear();
         marker.waits.clear();
         let (wants, wins) = (settings.clone(), settings.clone());

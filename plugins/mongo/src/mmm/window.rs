@@ -335,27 +335,20 @@ impl Window {
     fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
         let mut marker: Option<(Marker, Exact)> = None;
         let mut written = HashSet::new();
-        let mut merged: HashMap<u64, Option<Arc<[FieldPath]>>> = HashMap::new();
         for event in events {
             if is_marker(event) {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
                 let Some(found) = found.and_then(|d| Marker::decode(&d)) else { continue };
-                self.clock = self.clock.max(found.clock);
-                if found.link.peer == self.link.peer
-                    && found.link.node != self.link.node
-                    && found.lane < FIRST_SIDE_LANE
-                {
-                    self.note_applied(&found);
-                    self.met.merge(&found.unsettled);
-                }
-                if event.txn.is_some() && found.link.peer == self.link.peer {
-                    for word in &found.again {
+                // Others are of a replication beside ours. As in `Stream::pass`.
+                if found.link.peer == self.link.peer {
+                    self.clock = self.clock.max(found.clock);
+                    if found.link.node != self.link.node && found.lane < FIRST_SIDE_LANE {
+                        self.note_applied(&found);
+                        self.met.merge(&found.unsettled);
+                    }
+                    for word in found.again.iter().filter(|_| event.txn.is_some()) {
                         self.enter_word(word, time)?;
                     }
-                }
-                merged.clear();
-                for word in found.again.iter().filter(|_| found.link != self.link) {
-                    merged.insert(word.hash()?, word.fields.as_deref().map(Arc::from));
                 }
                 let exact = exact_writes(&found);
                 marker = event.txn.is_some().then_some((found, exact));
@@ -375,9 +368,8 @@ impl Window {
                         exact.get(&hash).copied().unwrap_or((marker.done.time, marker.clock, false));
                     written.insert(hash);
                     let write = self.replicated(marker, time, op, origin_time, clock);
-                    // What was merged is logged as what came of it.
-                    let paths = match merged.get(&hash) {
-                        Some(fields) => fields.clone(),
+                    let paths = match told(marker, &write, hash) {
+                        Some(paths) => Some(paths),
                         None => self.fields_of(event)?,
                     };
                     Write { paths, ..write }
@@ -398,7 +390,7 @@ impl Window {
             {
                 let op = if is_delete { Op::Delete } else { Op::Update };
                 let write = self.replicated(&marker, time, op, origin_time, clock);
-                let paths = merged.remove(&hash).flatten();
+                let paths = told(&marker, &write, hash);
                 self.enter_write(hash, Write { paths, ..write });
             }
         }
@@ -481,6 +473,11 @@ fn exact_writes(marker: &Marker) -> Exact {
         (number(&one[..8]), (time, clock & !DELETE, clock & DELETE != 0))
     });
     each.collect()
+}
+
+/// The fields of a write that a link has brought, as its marker tells them.
+fn told(marker: &Marker, write: &Write, hash: u64) -> Option<Arc<[FieldPath]>> {
+    marker.fields.of(hash).filter(|_| write.op != Op::Delete).map(Arc::from)
 }
 
 /// The other way round.

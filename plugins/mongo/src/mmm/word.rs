@@ -18,7 +18,6 @@ use super::{
     marker::Marker,
     options::Settings,
     origin::{as_bson, raw},
-    paths::FieldPath,
     state::is_marker,
     statements::id,
     window::Window,
@@ -32,37 +31,22 @@ pub(crate) struct Word {
     /// The time, in the log of the arbiter, of the first write that what came was concurrent with: until the word is heard,
     /// everything from there on is unknown to whoever has not heard it.
     pub base: Timestamp,
-    /// The fields that what came has changed; `None`: all. Only where more than one link leads to the arbiter: the others look there
-    /// what is concurrent with theirs.
-    pub fields: Option<Vec<FieldPath>>,
 }
 
 impl Word {
     pub fn encode(&self) -> Bson {
-        let mut word = doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base};
-        if let Some(fields) = &self.fields {
-            word.insert("fields", fields.iter().map(FieldPath::encode).collect::<Vec<_>>());
-        }
-        Bson::Document(word)
+        Bson::Document(doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base})
     }
 
     pub fn decode(stored: &Bson) -> Option<Word> {
         let stored = stored.as_document()?;
         let ns = Namespace::new(stored.get_str("ns").ok()?);
-        let fields = match stored.get("fields") {
-            Some(fields) => Some(fields.as_array()?.iter().map(FieldPath::decode).collect::<Option<_>>()?),
-            None => None,
-        };
-        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()?, fields })
+        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()? })
     }
 
-    /// A word on the document of this event. `in_full`: with its fields.
-    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp, in_full: bool) -> Result<Word> {
-        let fields = match &event.change {
-            Some(change) if in_full && event.op == Op::Update => Some(FieldPath::all(change)?),
-            _ => None,
-        };
-        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base, fields })
+    /// A word on the document of this event.
+    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp) -> Result<Word> {
+        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base })
     }
 
     /// What it takes in a marker, roughly.
@@ -73,7 +57,7 @@ impl Word {
             Bson::Binary(id) => id.bytes.len(),
             _ => 0,
         };
-        64 + self.ns.as_str().len() + id + self.fields.iter().flatten().map(FieldPath::bytes).sum::<usize>()
+        64 + self.ns.as_str().len() + id
     }
 
     pub fn key(&self) -> Result<Doc> {
@@ -99,18 +83,9 @@ impl Words {
             }
             Entry::Occupied(known) => known.into_mut(),
         };
+        let is_earlier = word.base < known.base;
         known.base = known.base.min(word.base);
-        match (&mut known.fields, word.fields) {
-            (Some(known), Some(fields)) => {
-                for field in fields {
-                    if !known.contains(&field) {
-                        known.push(field);
-                    }
-                }
-            }
-            (known, _) => *known = None,
-        }
-        Ok(false)
+        Ok(is_earlier)
     }
 
     pub fn all(&self) -> Vec<Word> {

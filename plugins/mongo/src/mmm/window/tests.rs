@@ -15,7 +15,7 @@ fn unheard(window: &Window, hash: u64, upto: u32, said: Option<u32>) -> Vec<u32>
 fn who_has_not_heard_a_word_has_not_seen_what_it_was_about() {
     let link = Link { node: "a".into(), peer: "b".into() };
     let mut window = Window::new(link, time(1), 0, 1 << 20);
-    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5), fields: None };
+    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5) };
     let hash = word.hash().unwrap();
     for n in [3, 5, 6] {
         let at = time(n);
