@@ -173,9 +173,9 @@ impl Mmm {
             return Ok(());
         }
         let log = state.marker()?.log;
-        let merging = settings.clone();
-        let merges = move |ns: &Namespace| merging.policy(ns).conflicts == Conflicts::Merge && merging.wants(ns);
-        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window).with_fields(merges);
+        let ours = settings.clone();
+        let wanted = move |ns: &Namespace| ours.wants(ns).then(|| ours.policy(ns).conflicts == Conflicts::Merge);
+        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window).of(wanted);
         let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
         let markers = self.peer.markers().await?;
         let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;

@@ -86,7 +86,9 @@ mod tests {
 
     #[test]
     fn the_fields_of_all_updates_of_a_document_count_and_survive_the_marker() {
-        let set = |name: &str| event(Op::Update, Some(bson::RawDocumentBuf::try_from(&doc! {"i": {name: 1}}).unwrap().into()));
+        let set = |name: &str| {
+            event(Op::Update, Some(bson::RawDocumentBuf::try_from(&doc! {"i": {name: 1}}).unwrap().into()))
+        };
         let mut touched = Touched::default();
         for name in ["x", "y", "x"] {
             touched.note(u64::MAX, &set(name)).unwrap();

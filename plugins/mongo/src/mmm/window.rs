@@ -76,8 +76,8 @@ impl Write {
     }
 }
 
-/// Says of which namespaces the changed fields have to be known.
-type Fields = Arc<dyn Fn(&Namespace) -> bool + Send + Sync>;
+/// Says of a namespace whether it is replicated, and its changed fields have to be known (`Some(true)`).
+type Wanted = Arc<dyn Fn(&Namespace) -> Option<bool> + Send + Sync>;
 
 /// See the module.
 pub(super) struct Window {
@@ -98,7 +98,7 @@ pub(super) struct Window {
     most: usize,
     /// What the fields take in bytes.
     held: usize,
-    fields: Fields,
+    wanted: Wanted,
     /// What DDL of others has taken away.
     removed: Vec<(Timestamp, Removed)>,
     /// When the DDL of our own link was run: what it led to is no news.
@@ -124,7 +124,7 @@ impl Window {
             order: VecDeque::new(),
             most: bytes / WRITE_BYTES,
             held: 0,
-            fields: Arc::new(|_| false),
+            wanted: Arc::new(|_| Some(false)),
             removed: Vec::new(),
             ours: Vec::new(),
             applied: Seen::default(),
@@ -132,9 +132,10 @@ impl Window {
         }
     }
 
-    /// With the changed fields of the writes in the namespaces of which that is said.
-    pub fn with_fields(self, of: impl Fn(&Namespace) -> bool + Send + Sync + 'static) -> Window {
-        Window { fields: Arc::new(of), ..self }
+    /// With the writes in those namespaces only, and their changed fields where that is said. What others replicate beside them would
+    /// never be seen by our node, and so never be forgotten.
+    pub fn of(self, wanted: impl Fn(&Namespace) -> Option<bool> + Send + Sync + 'static) -> Window {
+        Window { wanted: Arc::new(wanted), ..self }
     }
 
     /// The key of a document in here. Two documents may share it: then one conflict too many is seen, in 2^64.
@@ -360,6 +361,10 @@ impl Window {
             }
             let Some(key) = event.key.as_deref().filter(|_| !event.op.is_barrier()) else { continue };
             let hash = Window::hash(&event.ns, key);
+            if (self.wanted)(&event.ns).is_none() {
+                written.insert(hash);
+                continue;
+            }
             let op = event.op;
             let write = match &marker {
                 Some((marker, _)) if marker.link == self.link => continue,
@@ -415,7 +420,7 @@ impl Window {
     /// The fields that an update changes, where they are asked for.
     fn fields_of(&self, event: &Event) -> Result<Option<Arc<[FieldPath]>>> {
         match &event.change {
-            Some(change) if event.op == Op::Update && (self.fields)(&event.ns) => {
+            Some(change) if event.op == Op::Update && (self.wanted)(&event.ns) == Some(true) => {
                 Ok(Some(FieldPath::all(change)?.into()))
             }
             _ => Ok(None),

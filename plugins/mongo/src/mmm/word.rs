@@ -145,3 +145,48 @@ fn ours(settings: &Settings, event: &Event, of: impl Fn(Marker) -> Vec<Word>) ->
     words.retain(|word| settings.wants(&word.ns));
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use bson::{Binary, RawDocumentBuf, spec::BinarySubtype};
+    use oplogue_api::{MARKERS, Options, Txn};
+
+    /// A transaction of the link `x->peer` that says and asks something of a document of `ns`.
+    fn event(peer: &str, ns: &str) -> Event {
+        let time = Timestamp { time: 5, increment: 0 };
+        let bytes = |bytes: &[u8]| Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() };
+        let words = vec![doc! {"ns": ns, "id": 1, "base": time}];
+        let marker = doc! {
+            "_id": format!("x->{peer}"), "node": "x", "peer": peer, "lane": 0, "route": "", "generation": 1, "seq": 1,
+            "origin": "x", "position": {"token": bytes(&[5, 0, 0, 0, 0]), "time": time}, "done": {"time": time, "index": 0},
+            "clock": 5000, "seen": {}, "saw": {}, "writes": bytes(&[]), "again": words.clone(), "waits": words,
+            "log": {"clock": 0, "since": time, "since_clock": 0},
+        };
+        Event {
+            after: Some(RawDocumentBuf::try_from(&marker).unwrap().into()),
+            txn: Some(Arc::new(Txn { lsid: Doc::empty(), number: 1 })),
+            ..Event::new(Op::Replace, Namespace::new(MARKERS), time, Doc::empty())
+        }
+    }
+
+    #[test]
+    fn words_of_a_replication_beside_ours_are_neither_heard_nor_answered() {
+        let options = r#"
+            uri = "mongodb://localhost"
+            node = "a"
+            peer = "b"
+            namespaces = ["ours.*"]
+            conflicts = "merge"
+        "#;
+        let settings = Settings::new(&Options::new(options.parse().unwrap())).unwrap();
+        for (peer, ns, expected) in [("a", "ours.c", 1), ("a", "theirs.c", 0), ("y", "ours.c", 0), ("y", "theirs.c", 0)]
+        {
+            let events = [event(peer, ns)];
+            assert_eq!(asked(&settings, &events[0]).len(), expected, "{peer} {ns}");
+            assert_eq!(heard(&settings, &events).unwrap().len(), 1 + expected, "{peer} {ns}");
+        }
+    }
+}
