@@ -262,17 +262,19 @@ async fn the_first_of_priority_merges() {
     }
 }
 
-/// Who waits for a word gets one even if the arbiter has not noticed that there is something to say: here nobody could, since what
-/// the second end has stands in no log.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_question_is_answered() {
+/// A pair of which the first end merges, with a document at both.
+async fn of_one_document() -> Mesh {
     let both = ends(2, "mongo-oplog").await;
     let sink = format!("{MERGE}\npriority = [\"{}\"]", both[0].name);
     let mut mesh = Mesh::new(both, &[(0, 1), (1, 0)], &sink);
     mesh.router.start();
     mesh.coll(0, "c").insert_one(doc! {"_id": 1, "x": 0}).await.unwrap();
     settle(&mut mesh, "at first").await;
-    assert!(mesh.router.terminate().success());
+    mesh
+}
+
+/// The second end has another document, and asks for a word on it; its router does not run.
+async fn ask(mesh: &Mesh) {
     // As the link towards the second end does it: a transaction with the marker in front is no write of an application.
     let (markers, id) = mesh.marker(0, 1);
     let mut marker = markers.find_one(doc! {"_id": &id}).await.unwrap().expect("a marker");
@@ -285,8 +287,36 @@ async fn a_question_is_answered() {
     let other = doc! {"_id": 1, "x": 5};
     mesh.coll(1, "c").replace_one(doc! {"_id": 1}, other).session(&mut session).await.unwrap();
     session.commit_transaction().await.unwrap();
+}
+
+/// Who waits for a word gets one even if the arbiter has not noticed that there is something to say: here nobody could, since what
+/// the second end has stands in no log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_is_answered() {
+    let mut mesh = of_one_document().await;
+    assert!(mesh.router.terminate().success());
+    ask(&mesh).await;
     mesh.router.start();
     settle(&mut mesh, "answered").await;
     assert_eq!(mesh.coll(1, "c").find_one(doc! {"_id": 1}).await.unwrap(), Some(doc! {"_id": 1, "x": 0}));
+    assert!(mesh.router.terminate().success());
+}
+
+/// Two replications share both deployments. What one asks, the other does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_of_another_replication_is_not_answered() {
+    let mut other = of_one_document().await;
+    assert!(other.router.terminate().success());
+    let mut mesh = of_one_document().await;
+    let start = newest(&mesh.ends[0].client).await;
+    ask(&other).await;
+    settle(&mut mesh, "behind the question").await;
+    let log = mesh.ends[0].client.database("local").collection::<Document>("oplog.rs");
+    let said = doc! {
+        "ts": {"$gt": start},
+        "o.applyOps.0.o.node": &mesh.ends[1].name,
+        "o.applyOps.0.o.again": {"$exists": true},
+    };
+    assert_eq!(log.count_documents(said).await.unwrap(), 0, "words");
     assert!(mesh.router.terminate().success());
 }
