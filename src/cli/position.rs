@@ -241,7 +241,7 @@ mod tests {
         let place = Place { token: Doc::from(token_of), time: Timestamp { time: 1_000_000_000, increment: 7 } };
         let text = when(&place);
         assert!(text.starts_with("2001-09-09T01:46:40Z (") && text.ends_with("ago; 1000000000.7)"), "{text}");
-        assert_eq!(token(&place), r#"{"at":{"$timestamp":{"i":6,"t":5}},"t":1}"#);
+        assert_eq!(token(&place), r#"{"t":1,"at":{"$timestamp":{"t":5,"i":6}}}"#);
         let ahead = Place { time: Timestamp { time: u32::MAX, increment: 1 }, ..place };
         assert!(when(&ahead).contains("ahead of this machine's clock"));
     }

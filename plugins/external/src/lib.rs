@@ -1,7 +1,7 @@
 //! Sources, transforms and sinks that are child processes in any language: `docs/external.md`.
 //!
 //! A child reads requests from its stdin and writes one answer to each to its stdout: BSON documents, which begin with their
-//! own length, or lines of extended JSON. [`process`] starts it, and again when it fails; [`link`] asks it one thing at a time.
+//! own length, or lines of extended JSON. `process` starts it, and again when it fails; `link` asks it one thing at a time.
 #![deny(missing_docs)]
 
 mod answer;

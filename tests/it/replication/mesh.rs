@@ -205,6 +205,21 @@ impl Mesh {
         }
     }
 
+    /// Waits until all ends are equal with nothing under way: where one end decides for both, its decision comes behind what led to it.
+    pub async fn settle_until_equal(&mut self, why: &str) {
+        for _ in 0..20 {
+            self.settle().await;
+            let mut all = Vec::new();
+            for end in &self.ends {
+                all.push(content(&end.client, &self.db).await);
+            }
+            if all.iter().all(|one| *one == all[0]) {
+                return;
+            }
+        }
+        self.assert_equal(why).await;
+    }
+
     pub async fn settle_equal(&mut self, why: &str) {
         self.settle().await;
         self.assert_equal(why).await;

@@ -36,8 +36,7 @@ async fn apart(sink: &str, work: impl AsyncFn(&Mesh)) -> Mesh {
     assert!(mesh.router.terminate().success());
     work(&mesh).await;
     mesh.router.start();
-    mesh.settle().await;
-    mesh.settle_equal("after the conflicts").await;
+    mesh.settle_until_equal("after the conflicts").await;
     mesh
 }
 
@@ -261,8 +260,7 @@ async fn at_random(mut mesh: Mesh, why: &str) {
             works.await;
         }
     }
-    mesh.settle().await;
-    mesh.settle_equal(&format!("{why}, seed {}", chance.seed())).await;
+    mesh.settle_until_equal(&format!("{why}, seed {}", chance.seed())).await;
     let mut met = 0;
     for end in 0..2 {
         let records = mesh.conflicts(end).await;

@@ -275,7 +275,7 @@ async fn cut_connections_on_both_sides_cost_nothing() {
         }
     };
     (pair.from, pair.to) = (source, straight);
-    assert!(far.cuts() + near.cuts() > 3, "{} and {} cuts", far.cuts(), near.cuts());
+    assert!(far.cuts() + near.cuts() > 1, "{} and {} cuts", far.cuts(), near.cuts());
     assert_eq!(pair.assert_equal("c").await as u64, copied.documents);
     assert!(pair.written().await.values().all(|times| *times == 1), "something was written twice");
 }
