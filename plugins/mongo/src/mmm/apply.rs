@@ -166,6 +166,11 @@ impl Peer {
         }
         if let Some(window) = &mut state.window {
             window.pull(self.client().await?).await?;
+            if !state.is_mesh && !window.applied().all().is_empty() {
+                // Then the marker has to tell more.
+                state.is_mesh = true;
+                return Err(Retry::Otherwise);
+            }
         }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
