@@ -6,7 +6,7 @@ use mongodb::{
     Client,
     bson::{Bson, Document, doc},
 };
-use oplogue_testkit::generate::Rng;
+use oplogue_testkit::{generate::Rng, wait_for};
 
 use super::mesh::{Mesh, ends, newest, text};
 use crate::support::Chance;
@@ -145,6 +145,14 @@ async fn what_each_end_writes_in_its_own_fields_stays_by_change_streams() {
     fields_apart(pair("mongo-change-stream").await, 6).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_of_three_writes_in_its_own_fields_stays() {
+    let links = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
+    let ends = ends(3, "mongo-oplog").await;
+    let sink = format!("{MERGE}\npriority = [\"{}\"]", ends[0].name);
+    fields_apart(Mesh::new(ends, &links, &sink), 4).await;
+}
+
 /// Both ends change the same documents while the router is stopped. The second end writes later.
 #[tokio::test(flavor = "multi_thread")]
 async fn fields_that_both_have_changed_are_decided_by_rank() {
@@ -184,9 +192,17 @@ async fn fields_that_both_have_changed_are_decided_by_rank() {
     }
     mesh.router.start();
     settle(&mut mesh, "after the conflicts").await;
+    let mut merged = BTreeMap::new();
     for end in 0..2 {
-        assert!(mesh.conflicts(end).await.iter().all(|record| text(record, "status") == "resolved"));
+        for record in mesh.conflicts(end).await {
+            assert_eq!(text(&record, "status"), "resolved");
+            if text(&record, "winner") == "merged" {
+                merged.insert(record.get_i32("key").unwrap(), record.get_document("fields").unwrap().clone());
+            }
+        }
     }
+    mesh.show_conflicts().await;
+    assert_eq!(merged.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5], "one end records it");
     let mut found = Vec::new();
     for id in 1..=9 {
         found.push(mesh.coll(0, "c").find_one(doc! {"_id": id}).await.unwrap());
@@ -203,6 +219,21 @@ async fn fields_that_both_have_changed_are_decided_by_rank() {
     assert_eq!(of(7, "a"), Some(2.into()));
     assert_eq!(found[7], None);
     assert_eq!(found[8], Some(doc! {"_id": 9, "from": 1}));
+    // All words are heard, and nobody has anything to say any more.
+    for _ in 0..3 {
+        mesh.settle().await;
+    }
+    let starts = [newest(&mesh.ends[0].client).await, newest(&mesh.ends[1].client).await];
+    let names: Vec<&str> = mesh.ends.iter().map(|end| end.name.as_str()).collect();
+    for (end, start) in mesh.ends.iter().zip(starts) {
+        let log = end.client.database("local").collection::<Document>("oplog.rs");
+        wait_for("three no-ops", || async {
+            log.count_documents(doc! {"ts": {"$gt": start}, "op": "n"}).await.expect("the oplog") >= 3
+        })
+        .await;
+        let ours = doc! {"ts": {"$gt": start}, "o.applyOps.0.o.node": {"$in": &names}};
+        assert_eq!(log.count_documents(ours).await.unwrap(), 0, "transactions of an idle pair");
+    }
     assert!(mesh.router.terminate().success());
 }
 
