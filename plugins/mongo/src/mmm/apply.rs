@@ -359,7 +359,16 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            let verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
+            let mut verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
+            let is_whole = tactics.read.contains(&place) || tactics.is_behind;
+            if matches!(verdict, Verdict::Apply)
+                && event.op == Op::Update
+                && is_whole
+                && !state.is_covered(event.time)
+                && arbiter::is_between_others(&self.settings, state, &event.ns)
+            {
+                verdict = Verdict::Wait;
+            }
             if matches!(verdict, Verdict::TooNew) {
                 return Err(tactics.look_again());
             }

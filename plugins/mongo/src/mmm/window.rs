@@ -183,7 +183,12 @@ impl Window {
         writes.iter().filter(move |write| !self.was_seen(write, seen))
     }
 
-    /// The same, and those that a word which `seen` has not seen was about. `said`: the same of a word that is not in the log yet.
+    /// The time of the first write of a document that is not forgotten.
+    pub fn first(&self, hash: u64) -> Option<Timestamp> {
+        self.writes.get(&hash)?.iter().map(|write| write.time).min()
+    }
+
+    /// Like `concurrent`, and those that a word which `seen` has not seen was about. `said`: the same of a word that is not in the log yet.
     pub fn unheard(&self, hash: u64, seen: &Seen, said: Option<Timestamp>) -> impl Iterator<Item = &Write> {
         let base = self.concurrent(hash, seen).filter_map(|write| write.again).chain(said).min();
         let writes = self.writes.get(&hash).map_or(&[][..], Vec::as_slice);
