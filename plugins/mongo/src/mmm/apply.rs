@@ -24,7 +24,7 @@ use super::{
     word::{Word, Words, is_word},
 };
 
-/// What the words of a marker may take, in bytes: it has to fit into an entry of the log, with what is written beside it.
+/// What the words and fields of a marker may take, in bytes: it has to fit into an entry of the log, with what is written beside it.
 const MOST_WORDS: usize = 4 << 20;
 
 /// A document, by namespace and hash of its key.
@@ -104,7 +104,7 @@ impl Peer {
         position: &Position,
         tactics: &mut Tactics,
     ) -> Result<Outcome, Retry> {
-        let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings);
+        let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings)?;
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
         let words = [&tactics.again, &tactics.waits].map(Words::all);
         let mut marker = sight.marker(state, position, whole, words)?;
@@ -166,6 +166,11 @@ impl Peer {
         }
         if let Some(window) = &mut state.window {
             window.pull(self.client().await?).await?;
+            if !state.is_mesh && !window.applied().all().is_empty() {
+                // Then the marker has to tell more.
+                state.is_mesh = true;
+                return Err(Retry::Otherwise);
+            }
         }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
@@ -322,10 +327,9 @@ impl Peer {
         let mut earlier: HashMap<u64, Earlier> = HashMap::new();
         let mut left: HashMap<Place, Word> = HashMap::new();
         let mut again = false;
-        let none = state.is_mesh.then(Vec::new);
         for (n, event) in events.iter().enumerate() {
             for word in arbiter::unanswered(&self.settings, state, event, sight.of(n).1)? {
-                again |= tactics.again.note(Word { fields: none.clone(), ..word })?;
+                again |= tactics.again.note(word)?;
             }
             let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
             let Some(key) = event.key.as_deref().filter(|_| wanted) else {
@@ -337,7 +341,7 @@ impl Peer {
             // Even if there is nothing to be done here: elsewhere the word is waited for.
             let mut before = earlier.get(&hash).copied().unwrap_or_default();
             if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
-                again |= tactics.again.note(Word::on(event, key, base, state.is_mesh)?)?;
+                again |= tactics.again.note(Word::on(event, key, base)?)?;
                 before.said = Some(base);
                 earlier.insert(hash, before);
             }
@@ -355,13 +359,22 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            let verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
+            let mut verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
+            let is_whole = tactics.read.contains(&place) || tactics.is_behind;
+            if matches!(verdict, Verdict::Apply)
+                && event.op == Op::Update
+                && is_whole
+                && !state.is_covered(event.time)
+                && arbiter::is_between_others(&self.settings, state, &event.ns)
+            {
+                verdict = Verdict::Wait;
+            }
             if matches!(verdict, Verdict::TooNew) {
                 return Err(tactics.look_again());
             }
             match &verdict {
                 Verdict::Wait if !left.contains_key(&place) => {
-                    left.insert(place.clone(), Word::on(event, key, event.time, false)?);
+                    left.insert(place.clone(), Word::on(event, key, event.time)?);
                 }
                 // The word on what was left out before.
                 Verdict::Apply if is_word(event) => {

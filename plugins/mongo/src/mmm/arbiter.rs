@@ -53,6 +53,16 @@ fn is_arbiter(settings: &Settings, window: &Window) -> Result<bool> {
     }
 }
 
+/// Whether the link leads from one to another of those who take the word of a third. A document that is taken whole there may lack what
+/// its node has left out, whatever its markers say, and would take away what was written here.
+pub(super) fn is_between_others(settings: &Settings, state: &State, ns: &Namespace) -> bool {
+    let is_third = |first: &String| *first != settings.link.node && *first != settings.link.peer;
+    state.is_mesh
+        && state.window.is_some()
+        && settings.policy(ns).conflicts == Conflicts::Merge
+        && settings.priority.first().is_some_and(is_third)
+}
+
 /// Whether, and from which time of the peer's log on, what a change meets makes it a matter of the arbiter, which the peer is. `said`:
 /// that time of an earlier change of the same transaction.
 pub(super) fn base(
@@ -73,14 +83,16 @@ pub(super) fn base(
 /// The documents that this marker waits for a word on, of which no word is on its way; the peer being the arbiter.
 pub(super) fn unanswered(settings: &Settings, state: &State, event: &Event, seen: &Seen) -> Result<Vec<Word>> {
     let Some(window) = &state.window else { return Ok(Vec::new()) };
-    let mut asked = asked(event);
+    let mut asked = asked(settings, event);
     if asked.is_empty() || !is_arbiter(settings, window)? {
         return Ok(Vec::new());
     }
     let is_said = |word: &Word| Ok(window.concurrent(word.hash()?, seen).any(|write| write.again.is_some()));
     let mut all = Vec::new();
-    for word in asked.drain(..).filter(|word| settings.policy(&word.ns).conflicts == Conflicts::Merge) {
+    for mut word in asked.drain(..).filter(|word| settings.policy(&word.ns).conflicts == Conflicts::Merge) {
         if !is_said(&word)? {
+            // What was left out may have come from a third node: then it says a time of that one's log.
+            word.base = window.first(word.hash()?).map_or(word.base, |first| first.min(word.base));
             all.push(word);
         }
     }

@@ -61,7 +61,7 @@ impl Mmm {
             }
             let skip = part.iter().take_while(|event| state.is_done(event)).count();
             if !tactics.is_behind {
-                match causes_here(state, &part[skip..], &self.peer.settings) {
+                match causes_here(state, &part[skip..], &self.peer.settings)? {
                     None => {}
                     Some(0) => tactics.is_behind = !self.wait_for_causes(state, &part[skip..]).await?,
                     Some(ready) => {
@@ -157,7 +157,7 @@ impl Mmm {
             if let Some(window) = &mut state.window {
                 window.pull(self.peer.client().await?).await?;
             }
-            if causes_here(state, events, &self.peer.settings) != Some(0) {
+            if causes_here(state, events, &self.peer.settings)? != Some(0) {
                 return Ok(true);
             }
         }
@@ -173,9 +173,9 @@ impl Mmm {
             return Ok(());
         }
         let log = state.marker()?.log;
-        let merging = settings.clone();
-        let merges = move |ns: &Namespace| merging.policy(ns).conflicts == Conflicts::Merge && merging.wants(ns);
-        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window).with_fields(merges);
+        let ours = settings.clone();
+        let wanted = move |ns: &Namespace| ours.wants(ns).then(|| ours.policy(ns).conflicts == Conflicts::Merge);
+        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window).of(wanted);
         let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
         let markers = self.peer.markers().await?;
         let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;
@@ -207,14 +207,14 @@ impl Mmm {
 
     /// Whether the origin waits for a word of the peer that is not on its way.
     async fn is_asked(&self, state: &mut State, events: &[Event]) -> Result<bool> {
-        if state.window.is_none() || events.iter().all(|event| asked(event).is_empty()) {
+        let settings = &self.peer.settings;
+        if state.window.is_none() || events.iter().all(|event| asked(settings, event).is_empty()) {
             return Ok(false);
         }
         if let Some(window) = &mut state.window {
             window.pull(self.peer.client().await?).await?;
         }
-        let settings = &self.peer.settings;
-        let sight = Sight::new(&state.stream, events, false, settings);
+        let sight = Sight::new(&state.stream, events, false, settings)?;
         for (n, event) in events.iter().enumerate() {
             if !state.is_done(event) && !arbiter::unanswered(settings, state, event, sight.of(n).1)?.is_empty() {
                 return Ok(true);
@@ -230,14 +230,14 @@ impl Mmm {
 }
 
 /// How many of the events, in whole units, follow from nothing that is still to come over another link; `None`: all.
-fn causes_here(state: &State, events: &[Event], settings: &Settings) -> Option<usize> {
+fn causes_here(state: &State, events: &[Event], settings: &Settings) -> Result<Option<usize>> {
     if state.window.as_ref().is_none_or(|window| window.applied().all().is_empty()) {
-        return None;
+        return Ok(None);
     }
-    let sight = Sight::new(&state.stream, events, false, settings);
-    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1))?;
-    let unit = units(events).into_iter().find(|unit| unit.contains(&missing))?;
-    Some(unit.start)
+    let sight = Sight::new(&state.stream, events, false, settings)?;
+    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1));
+    let unit = missing.and_then(|missing| units(events).into_iter().find(|unit| unit.contains(&missing)));
+    Ok(unit.map(|unit| unit.start))
 }
 
 /// The two halves of a range of events that is not applied, at the border of a unit if there is more than one.

@@ -12,7 +12,7 @@
 use bson::{Binary, Bson, DateTime, Document, Timestamp, Uuid, doc, spec::BinarySubtype};
 use oplogue_api::{Doc, EventId, Position};
 
-use super::{unsettled::Unsettled, word::Word};
+use super::{touched::Touched, unsettled::Unsettled, word::Word};
 
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,8 @@ pub(crate) struct Marker {
     /// For each document that the transaction writes: hash, time at the origin and clock of the last write, 8 bytes each, little
     /// endian. Only where more than one link leads to the peer: the others look there what is concurrent with theirs.
     pub writes: Vec<u8>,
+    /// Which fields they change. Only where besides that the peer merges.
+    pub fields: Touched,
     /// What the peer has merged in this transaction, and says again to the others.
     pub again: Vec<Word>,
     /// What the peer has left out in this transaction, and waits for the word of the arbiter on.
@@ -112,15 +114,18 @@ impl Marker {
                 document.insert(name, words.iter().map(Word::encode).collect::<Vec<_>>());
             }
         }
+        if let Some(fields) = self.fields.encode() {
+            document.insert("fields", fields);
+        }
         if !self.unsettled.is_empty() {
             document.insert("unsettled", self.unsettled.encode());
         }
         document
     }
 
-    /// What the words take, roughly.
+    /// What words and fields take, roughly.
     pub fn words_bytes(&self) -> usize {
-        self.again.iter().chain(&self.waits).map(Word::bytes).sum()
+        self.again.iter().chain(&self.waits).map(Word::bytes).sum::<usize>() + self.fields.bytes()
     }
 
     /// `None`: it is not of the known shape; somebody has edited it.
@@ -158,6 +163,7 @@ impl Marker {
             seen: times("seen")?,
             saw: times("saw")?,
             writes: stored.get_binary_generic("writes").ok()?.clone(),
+            fields: Touched::decode(stored.get("fields"))?,
             again: words("again")?,
             waits: words("waits")?,
             unsettled: Unsettled::decode(stored.get("unsettled")),
@@ -204,8 +210,9 @@ mod tests {
             seen: vec![("b".into(), time(5))],
             saw: vec![("b".into(), time(4))],
             writes: vec![1; 24],
-            again: vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(6), fields: Some(vec![]) }],
-            waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7), fields: None }],
+            fields: Touched::default(),
+            again: vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(6) }],
+            waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7) }],
             unsettled: Unsettled::default(),
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };

@@ -29,6 +29,7 @@ mod statements;
 mod store;
 mod subjects;
 mod tools;
+pub(crate) mod touched;
 mod txn;
 mod unique;
 mod unsettled;

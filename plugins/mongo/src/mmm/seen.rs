@@ -45,11 +45,16 @@ pub(super) struct Stream {
 impl Stream {
     /// Takes note of a marker in the log of `node`.
     pub fn pass(&mut self, marker: &Marker, node: &str) {
-        if marker.link.peer == node && marker.lane < FIRST_SIDE_LANE {
-            self.seen.note(&marker.origin, marker.done.time);
+        // Another one is of a replication beside ours: its clock would make of an earlier write of this node the later one.
+        if marker.link.peer != node {
+            return;
         }
         self.clock = self.clock.max(marker.clock);
-        if self.settles && marker.lane < FIRST_SIDE_LANE {
+        if marker.lane >= FIRST_SIDE_LANE {
+            return;
+        }
+        self.seen.note(&marker.origin, marker.done.time);
+        if self.settles {
             self.unsettled.merge(&marker.unsettled);
         }
     }
@@ -71,6 +76,7 @@ pub(super) fn hybrid(wall: Option<i64>, time: Timestamp, applied: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bson::{Binary, doc, spec::BinarySubtype};
 
     #[test]
     fn a_clock_stays_within_its_second_and_behind_what_was_applied() {
@@ -94,5 +100,23 @@ mod tests {
         seen.note("a", time(5));
         seen.note("a", time(3));
         assert_eq!((seen.of("a"), seen.of("b")), (Some(time(5)), None));
+    }
+
+    /// Two replications with names of their own share a deployment: the clock of one would make the writes of the other later ones.
+    #[test]
+    fn markers_of_a_replication_beside_ours_tell_nothing() {
+        let stored = doc! {
+            "_id": "x->y", "node": "x", "peer": "y", "lane": 0, "route": "", "generation": 1, "seq": 1, "origin": "x",
+            "position": {"token": Binary { subtype: BinarySubtype::Generic, bytes: vec![5, 0, 0, 0, 0] }, "time": Timestamp { time: 5, increment: 0 }},
+            "done": {"time": Timestamp { time: 5, increment: 0 }, "index": 0}, "clock": 5000, "seen": {}, "saw": {},
+            "writes": Binary { subtype: BinarySubtype::Generic, bytes: vec![] },
+            "log": {"clock": 0, "since": Timestamp { time: 0, increment: 0 }, "since_clock": 0},
+        };
+        let marker = Marker::decode(&stored).expect("a marker");
+        let mut stream = Stream::default();
+        stream.pass(&marker, "z");
+        assert_eq!((stream.clock, stream.seen.of("x")), (0, None));
+        stream.pass(&marker, "y");
+        assert_eq!((stream.clock, stream.seen.of("x")), (5000, Some(marker.done.time)));
     }
 }

@@ -149,7 +149,7 @@ impl Peer {
                 theirs.insert(subjects.enter(ns, key), (document, documents.at.unwrap_or(upto)));
             }
         }
-        let mut sight = Sight::new(&state.stream, &[], false, &self.settings);
+        let mut sight = Sight::new(&state.stream, &[], false, &self.settings)?;
         for (ns, key) in &some {
             sight.stream.unsettled.remove(ns, key);
         }

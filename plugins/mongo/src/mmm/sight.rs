@@ -6,9 +6,10 @@ use tracing::warn;
 
 use super::{
     marker::{LogState, Marker},
-    options::Settings,
+    options::{Conflicts, Settings},
     seen::{Seen, Stream},
     state::{State, is_marker},
+    touched::Touched,
     window::{Window, encode_write},
     word::Word,
 };
@@ -28,11 +29,15 @@ pub(super) struct Sight {
     /// The last of them.
     last: Option<EventId>,
     writes: Vec<u8>,
+    fields: Touched,
 }
 
 impl Sight {
-    /// `exact`: whether the marker must tell the time and clock of each write.
-    pub fn new(before: &Stream, events: &[Event], exact: bool, settings: &Settings) -> Sight {
+    /// `exact`: whether the marker must tell the time and clock of each write, and to an arbiter its fields.
+    ///
+    /// # Errors
+    /// `Data` where a change is damaged.
+    pub fn new(before: &Stream, events: &[Event], exact: bool, settings: &Settings) -> Result<Sight> {
         let mut stream = before.clone();
         let mut sight = Sight {
             events: Vec::with_capacity(events.len()),
@@ -42,6 +47,7 @@ impl Sight {
             clock: 0,
             last: None,
             writes: Vec::new(),
+            fields: Touched::default(),
         };
         for event in events {
             if is_marker(event) {
@@ -58,12 +64,16 @@ impl Sight {
                 sight.clock = sight.clock.max(clock);
                 sight.last = Some(event.id());
                 if exact {
-                    encode_write(&mut sight.writes, Window::hash(&event.ns, key), event, clock);
+                    let hash = Window::hash(&event.ns, key);
+                    encode_write(&mut sight.writes, hash, event, clock);
+                    if !settings.is_preferred() && settings.policy(&event.ns).conflicts == Conflicts::Merge {
+                        sight.fields.note(hash, event)?;
+                    }
                 }
             }
         }
         sight.stream = stream;
-        sight
+        Ok(sight)
     }
 
     pub fn of(&self, n: usize) -> (i64, &Seen) {
@@ -91,6 +101,7 @@ impl Sight {
             saw: self.seen[0].all().to_vec(),
             seen: self.stream.seen.all().to_vec(),
             writes: self.writes.clone(),
+            fields: self.fields.clone(),
             again,
             waits,
             unsettled: self.stream.unsettled.clone(),

@@ -224,6 +224,7 @@ impl Sink for Mmm {
             return Ok(());
         }
         marker.writes.clear();
+        marker.fields = Default::default();
         marker.again.clear();
         marker.waits.clear();
         let (wants, wins) = (settings.clone(), settings.clone());
@@ -257,7 +258,7 @@ impl Sink for Mmm {
         // The link back may begin with this very batch.
         state.comes_back = state.comes_back || events.iter().any(|event| is_back(event, &self.peer.settings.link));
         self.watch(&mut state).await?;
-        let events = &*heard(events)?;
+        let events = &*heard(&self.peer.settings, events)?;
         self.look_at_words(events);
         let events = &*creations_first(events);
         let mut start = 0;
@@ -321,7 +322,7 @@ impl Mmm {
     fn look_at_words(&self, events: &[Event]) {
         let merges = |ns: &Namespace| self.peer.settings.policy(ns).conflicts == Conflicts::Merge;
         let said = events.iter().filter(|event| is_word(event)).map(|event| event.ns.clone());
-        let asked = events.iter().flat_map(asked).map(|word| word.ns);
+        let asked = events.iter().flat_map(|event| asked(&self.peer.settings, event)).map(|word| word.ns);
         if let Some(ns) = said.chain(asked).find(|ns| !merges(ns)) {
             warn!(route = self.route, %ns, "the other direction has conflicts = \"merge\", and this one has not: say the same in both, and then run `oplogue verify --repair`");
         }

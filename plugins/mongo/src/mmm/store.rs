@@ -70,6 +70,7 @@ impl Store {
             seen: Vec::new(),
             saw: Vec::new(),
             writes: Vec::new(),
+            fields: Default::default(),
             again: Vec::new(),
             waits: Vec::new(),
             unsettled: Unsettled::default(),
@@ -197,6 +198,7 @@ impl CheckpointStore for Store {
                 // Whoever had the link may have gone on since the claim began: what it has done stays done.
                 position: if is_claim { known.position.clone() } else { wanted.position.clone() },
                 writes: Vec::new(),
+                fields: Default::default(),
                 again: Vec::new(),
                 waits: Vec::new(),
                 unsettled: state.stream.unsettled.clone(),
@@ -247,6 +249,7 @@ impl CheckpointStore for Store {
                 done: fresh.done,
                 log: fresh.log,
                 writes: Vec::new(),
+                fields: Default::default(),
                 again: Vec::new(),
                 waits: Vec::new(),
                 ..before

@@ -76,8 +76,8 @@ impl Write {
     }
 }
 
-/// Says of which namespaces the changed fields have to be known.
-type Fields = Arc<dyn Fn(&Namespace) -> bool + Send + Sync>;
+/// Says of a namespace whether it is replicated, and its changed fields have to be known (`Some(true)`).
+type Wanted = Arc<dyn Fn(&Namespace) -> Option<bool> + Send + Sync>;
 
 /// See the module.
 pub(super) struct Window {
@@ -98,7 +98,7 @@ pub(super) struct Window {
     most: usize,
     /// What the fields take in bytes.
     held: usize,
-    fields: Fields,
+    wanted: Wanted,
     /// What DDL of others has taken away.
     removed: Vec<(Timestamp, Removed)>,
     /// When the DDL of our own link was run: what it led to is no news.
@@ -124,7 +124,7 @@ impl Window {
             order: VecDeque::new(),
             most: bytes / WRITE_BYTES,
             held: 0,
-            fields: Arc::new(|_| false),
+            wanted: Arc::new(|_| Some(false)),
             removed: Vec::new(),
             ours: Vec::new(),
             applied: Seen::default(),
@@ -132,9 +132,10 @@ impl Window {
         }
     }
 
-    /// With the changed fields of the writes in the namespaces of which that is said.
-    pub fn with_fields(self, of: impl Fn(&Namespace) -> bool + Send + Sync + 'static) -> Window {
-        Window { fields: Arc::new(of), ..self }
+    /// With the writes in those namespaces only, and their changed fields where that is said. What others replicate beside them would
+    /// never be seen by our node, and so never be forgotten.
+    pub fn of(self, wanted: impl Fn(&Namespace) -> Option<bool> + Send + Sync + 'static) -> Window {
+        Window { wanted: Arc::new(wanted), ..self }
     }
 
     /// The key of a document in here. Two documents may share it: then one conflict too many is seen, in 2^64.
@@ -182,7 +183,12 @@ impl Window {
         writes.iter().filter(move |write| !self.was_seen(write, seen))
     }
 
-    /// The same, and those that a word which `seen` has not seen was about. `said`: the same of a word that is not in the log yet.
+    /// The time of the first write of a document that is not forgotten.
+    pub fn first(&self, hash: u64) -> Option<Timestamp> {
+        self.writes.get(&hash)?.iter().map(|write| write.time).min()
+    }
+
+    /// Like `concurrent`, and those that a word which `seen` has not seen was about. `said`: the same of a word that is not in the log yet.
     pub fn unheard(&self, hash: u64, seen: &Seen, said: Option<Timestamp>) -> impl Iterator<Item = &Write> {
         let base = self.concurrent(hash, seen).filter_map(|write| write.again).chain(said).min();
         let writes = self.writes.get(&hash).map_or(&[][..], Vec::as_slice);
@@ -335,27 +341,20 @@ impl Window {
     fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
         let mut marker: Option<(Marker, Exact)> = None;
         let mut written = HashSet::new();
-        let mut merged: HashMap<u64, Option<Arc<[FieldPath]>>> = HashMap::new();
         for event in events {
             if is_marker(event) {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
                 let Some(found) = found.and_then(|d| Marker::decode(&d)) else { continue };
-                self.clock = self.clock.max(found.clock);
-                if found.link.peer == self.link.peer
-                    && found.link.node != self.link.node
-                    && found.lane < FIRST_SIDE_LANE
-                {
-                    self.note_applied(&found);
-                    self.met.merge(&found.unsettled);
-                }
-                if event.txn.is_some() && found.link.peer == self.link.peer {
-                    for word in &found.again {
+                // Others are of a replication beside ours. As in `Stream::pass`.
+                if found.link.peer == self.link.peer {
+                    self.clock = self.clock.max(found.clock);
+                    if found.link.node != self.link.node && found.lane < FIRST_SIDE_LANE {
+                        self.note_applied(&found);
+                        self.met.merge(&found.unsettled);
+                    }
+                    for word in found.again.iter().filter(|_| event.txn.is_some()) {
                         self.enter_word(word, time)?;
                     }
-                }
-                merged.clear();
-                for word in found.again.iter().filter(|_| found.link != self.link) {
-                    merged.insert(word.hash()?, word.fields.as_deref().map(Arc::from));
                 }
                 let exact = exact_writes(&found);
                 marker = event.txn.is_some().then_some((found, exact));
@@ -367,6 +366,10 @@ impl Window {
             }
             let Some(key) = event.key.as_deref().filter(|_| !event.op.is_barrier()) else { continue };
             let hash = Window::hash(&event.ns, key);
+            if (self.wanted)(&event.ns).is_none() {
+                written.insert(hash);
+                continue;
+            }
             let op = event.op;
             let write = match &marker {
                 Some((marker, _)) if marker.link == self.link => continue,
@@ -375,9 +378,8 @@ impl Window {
                         exact.get(&hash).copied().unwrap_or((marker.done.time, marker.clock, false));
                     written.insert(hash);
                     let write = self.replicated(marker, time, op, origin_time, clock);
-                    // What was merged is logged as what came of it.
-                    let paths = match merged.get(&hash) {
-                        Some(fields) => fields.clone(),
+                    let paths = match told(marker, &write, hash) {
+                        Some(paths) => Some(paths),
                         None => self.fields_of(event)?,
                     };
                     Write { paths, ..write }
@@ -398,7 +400,7 @@ impl Window {
             {
                 let op = if is_delete { Op::Delete } else { Op::Update };
                 let write = self.replicated(&marker, time, op, origin_time, clock);
-                let paths = merged.remove(&hash).flatten();
+                let paths = told(&marker, &write, hash);
                 self.enter_write(hash, Write { paths, ..write });
             }
         }
@@ -423,7 +425,7 @@ impl Window {
     /// The fields that an update changes, where they are asked for.
     fn fields_of(&self, event: &Event) -> Result<Option<Arc<[FieldPath]>>> {
         match &event.change {
-            Some(change) if event.op == Op::Update && (self.fields)(&event.ns) => {
+            Some(change) if event.op == Op::Update && (self.wanted)(&event.ns) == Some(true) => {
                 Ok(Some(FieldPath::all(change)?.into()))
             }
             _ => Ok(None),
@@ -481,6 +483,11 @@ fn exact_writes(marker: &Marker) -> Exact {
         (number(&one[..8]), (time, clock & !DELETE, clock & DELETE != 0))
     });
     each.collect()
+}
+
+/// The fields of a write that a link has brought, as its marker tells them.
+fn told(marker: &Marker, write: &Write, hash: u64) -> Option<Arc<[FieldPath]>> {
+    marker.fields.of(hash).filter(|_| write.op != Op::Delete).map(Arc::from)
 }
 
 /// The other way round.

@@ -16,8 +16,8 @@ use oplogue_api::{Doc, Event, Namespace, Op, Result, hash_key};
 
 use super::{
     marker::Marker,
+    options::Settings,
     origin::{as_bson, raw},
-    paths::FieldPath,
     state::is_marker,
     statements::id,
     window::Window,
@@ -31,37 +31,22 @@ pub(crate) struct Word {
     /// The time, in the log of the arbiter, of the first write that what came was concurrent with: until the word is heard,
     /// everything from there on is unknown to whoever has not heard it.
     pub base: Timestamp,
-    /// The fields that what came has changed; `None`: all. Only where more than one link leads to the arbiter: the others look there
-    /// what is concurrent with theirs.
-    pub fields: Option<Vec<FieldPath>>,
 }
 
 impl Word {
     pub fn encode(&self) -> Bson {
-        let mut word = doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base};
-        if let Some(fields) = &self.fields {
-            word.insert("fields", fields.iter().map(FieldPath::encode).collect::<Vec<_>>());
-        }
-        Bson::Document(word)
+        Bson::Document(doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base})
     }
 
     pub fn decode(stored: &Bson) -> Option<Word> {
         let stored = stored.as_document()?;
         let ns = Namespace::new(stored.get_str("ns").ok()?);
-        let fields = match stored.get("fields") {
-            Some(fields) => Some(fields.as_array()?.iter().map(FieldPath::decode).collect::<Option<_>>()?),
-            None => None,
-        };
-        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()?, fields })
+        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()? })
     }
 
-    /// A word on the document of this event. `in_full`: with its fields.
-    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp, in_full: bool) -> Result<Word> {
-        let fields = match &event.change {
-            Some(change) if in_full && event.op == Op::Update => Some(FieldPath::all(change)?),
-            _ => None,
-        };
-        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base, fields })
+    /// A word on the document of this event.
+    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp) -> Result<Word> {
+        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base })
     }
 
     /// What it takes in a marker, roughly.
@@ -72,7 +57,7 @@ impl Word {
             Bson::Binary(id) => id.bytes.len(),
             _ => 0,
         };
-        64 + self.ns.as_str().len() + id + self.fields.iter().flatten().map(FieldPath::bytes).sum::<usize>()
+        64 + self.ns.as_str().len() + id
     }
 
     pub fn key(&self) -> Result<Doc> {
@@ -98,18 +83,9 @@ impl Words {
             }
             Entry::Occupied(known) => known.into_mut(),
         };
+        let is_earlier = word.base < known.base;
         known.base = known.base.min(word.base);
-        match (&mut known.fields, word.fields) {
-            (Some(known), Some(fields)) => {
-                for field in fields {
-                    if !known.contains(&field) {
-                        known.push(field);
-                    }
-                }
-            }
-            (known, _) => *known = None,
-        }
-        Ok(false)
+        Ok(is_earlier)
     }
 
     pub fn all(&self) -> Vec<Word> {
@@ -123,10 +99,10 @@ pub(super) fn is_word(event: &Event) -> bool {
 }
 
 /// The events, with the words behind the markers that say them.
-pub(super) fn heard(events: &[Event]) -> Result<Cow<'_, [Event]>> {
+pub(super) fn heard<'a>(settings: &Settings, events: &'a [Event]) -> Result<Cow<'a, [Event]>> {
     let mut all: Option<Vec<Event>> = None;
     for (n, event) in events.iter().enumerate() {
-        let words = words(event);
+        let words = said(settings, event);
         if !words.is_empty() && all.is_none() {
             all = Some(events[..n].to_vec());
         }
@@ -146,17 +122,71 @@ pub(super) fn heard(events: &[Event]) -> Result<Cow<'_, [Event]>> {
     Ok(all.map_or(Cow::Borrowed(events), Cow::Owned))
 }
 
-fn words(event: &Event) -> Vec<Word> {
-    marker(event).map(|marker| marker.again).unwrap_or_default()
+/// The words of this marker.
+fn said(settings: &Settings, event: &Event) -> Vec<Word> {
+    ours(settings, event, |marker| marker.again)
 }
 
 /// The documents that the writer of this marker waits for a word on.
-pub(super) fn asked(event: &Event) -> Vec<Word> {
-    marker(event).map(|marker| marker.waits).unwrap_or_default()
+pub(super) fn asked(settings: &Settings, event: &Event) -> Vec<Word> {
+    ours(settings, event, |marker| marker.waits)
 }
 
-fn marker(event: &Event) -> Option<Marker> {
+/// Several replications may share a deployment, each with names and namespaces of its own: what the others say and ask there is
+/// none of our business. To answer them would be to say what none of their markers has told of.
+fn ours(settings: &Settings, event: &Event, of: impl Fn(Marker) -> Vec<Word>) -> Vec<Word> {
     // Only in a transaction: a marker by itself brings nothing.
-    let after = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event))?;
-    Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker))
+    let Some(after) = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event)) else {
+        return Vec::new();
+    };
+    let marker = Document::try_from(after).ok().and_then(|marker| Marker::decode(&marker));
+    let Some(marker) = marker.filter(|marker| marker.link.peer == settings.link.node) else { return Vec::new() };
+    let mut words = of(marker);
+    words.retain(|word| settings.wants(&word.ns));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use bson::{Binary, RawDocumentBuf, spec::BinarySubtype};
+    use oplogue_api::{MARKERS, Options, Txn};
+
+    /// A transaction of the link `x->peer` that says and asks something of a document of `ns`.
+    fn event(peer: &str, ns: &str) -> Event {
+        let time = Timestamp { time: 5, increment: 0 };
+        let bytes = |bytes: &[u8]| Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() };
+        let words = vec![doc! {"ns": ns, "id": 1, "base": time}];
+        let marker = doc! {
+            "_id": format!("x->{peer}"), "node": "x", "peer": peer, "lane": 0, "route": "", "generation": 1, "seq": 1,
+            "origin": "x", "position": {"token": bytes(&[5, 0, 0, 0, 0]), "time": time}, "done": {"time": time, "index": 0},
+            "clock": 5000, "seen": {}, "saw": {}, "writes": bytes(&[]), "again": words.clone(), "waits": words,
+            "log": {"clock": 0, "since": time, "since_clock": 0},
+        };
+        Event {
+            after: Some(RawDocumentBuf::try_from(&marker).unwrap().into()),
+            txn: Some(Arc::new(Txn { lsid: Doc::empty(), number: 1 })),
+            ..Event::new(Op::Replace, Namespace::new(MARKERS), time, Doc::empty())
+        }
+    }
+
+    #[test]
+    fn words_of_a_replication_beside_ours_are_neither_heard_nor_answered() {
+        let options = r#"
+            uri = "mongodb://localhost"
+            node = "a"
+            peer = "b"
+            namespaces = ["ours.*"]
+            conflicts = "merge"
+        "#;
+        let settings = Settings::new(&Options::new(options.parse().unwrap())).unwrap();
+        for (peer, ns, expected) in [("a", "ours.c", 1), ("a", "theirs.c", 0), ("y", "ours.c", 0), ("y", "theirs.c", 0)]
+        {
+            let events = [event(peer, ns)];
+            assert_eq!(asked(&settings, &events[0]).len(), expected, "{peer} {ns}");
+            assert_eq!(heard(&settings, &events).unwrap().len(), 1 + expected, "{peer} {ns}");
+        }
+    }
 }

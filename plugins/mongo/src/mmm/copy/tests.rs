@@ -83,6 +83,7 @@ impl Pair {
                 seen: vec![],
                 saw: vec![],
                 writes: vec![],
+                fields: Default::default(),
                 again: vec![],
                 waits: vec![],
                 unsettled: Default::default(),

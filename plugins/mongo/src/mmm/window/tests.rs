@@ -1,6 +1,8 @@
-use bson::Bson;
+use bson::{Bson, RawDocumentBuf};
+use oplogue_api::{Change, Doc, EventId, Position, Txn};
 
 use super::*;
+use crate::mmm::{marker::LogState, touched::Touched};
 
 fn time(n: u32) -> Timestamp {
     Timestamp { time: n, increment: 0 }
@@ -15,7 +17,7 @@ fn unheard(window: &Window, hash: u64, upto: u32, said: Option<u32>) -> Vec<u32>
 fn who_has_not_heard_a_word_has_not_seen_what_it_was_about() {
     let link = Link { node: "a".into(), peer: "b".into() };
     let mut window = Window::new(link, time(1), 0, 1 << 20);
-    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5), fields: None };
+    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5) };
     let hash = word.hash().unwrap();
     for n in [3, 5, 6] {
         let at = time(n);
@@ -43,4 +45,79 @@ fn who_has_not_heard_a_word_has_not_seen_what_it_was_about() {
     assert_eq!(unheard(&window, hash, 7, None), [5, 6, 8]);
     window.forget(&Seen::new(&[("b".into(), time(8))]));
     assert!(window.writes.is_empty() && window.order.is_empty());
+}
+
+fn marker(node: &str, peer: &str) -> Marker {
+    Marker {
+        link: Link { node: node.into(), peer: peer.into() },
+        lane: 0,
+        route: String::new(),
+        generation: 1,
+        session: None,
+        seq: 1,
+        origin: node.into(),
+        position: Position { token: Doc::empty(), time: time(5) },
+        done: EventId { time: time(5), index: 0 },
+        clock: 5000,
+        seen: vec![],
+        saw: vec![],
+        writes: vec![],
+        fields: Touched::default(),
+        again: vec![],
+        waits: vec![],
+        unsettled: Unsettled::default(),
+        log: LogState { clock: 0, since: time(0), since_clock: 0 },
+    }
+}
+
+/// A transaction: the marker, and what else is in it.
+fn transaction(marker: &Marker, others: Vec<Event>) -> Vec<Event> {
+    let txn: Arc<Txn> = Arc::new(Txn { lsid: Doc::empty(), number: 1 });
+    let after = RawDocumentBuf::try_from(&marker.encode()).unwrap();
+    let first = Event {
+        after: Some(after.into()),
+        ..Event::new(Op::Replace, Namespace::new(oplogue_api::MARKERS), time(9), Doc::empty())
+    };
+    let all = std::iter::once(first).chain(others);
+    all.map(|event| Event { txn: Some(Arc::clone(&txn)), ..event }).collect()
+}
+
+fn on(op: Op, ns: &str) -> Event {
+    let key = RawDocumentBuf::try_from(&doc! {"_id": 1}).unwrap();
+    Event { key: Some(key.into()), ..Event::new(op, Namespace::new(ns), time(9), Doc::empty()) }
+}
+
+/// What another link has merged, or taken whole, is logged as a replacement, and what was there already not at all: it has changed no
+/// more than its marker tells.
+#[test]
+fn the_marker_tells_the_fields_of_what_is_logged_as_a_whole() {
+    let change = RawDocumentBuf::try_from(&doc! {"i": {"x": 1}}).unwrap();
+    let update = Event { change: Some(Change::OplogV2(change.into())), ..on(Op::Update, "a.b") };
+    let hash = Window::hash(&update.ns, update.key.as_deref().unwrap());
+    let mut told = marker("c", "b");
+    encode_write(&mut told.writes, hash, &update, 5000);
+    told.fields.note(hash, &update).unwrap();
+    for others in [vec![on(Op::Replace, "a.b")], vec![]] {
+        let link = Link { node: "a".into(), peer: "b".into() };
+        let mut window = Window::new(link, time(1), 0, 1 << 20).of(|_| Some(true));
+        window.enter(&transaction(&told, others), time(9)).unwrap();
+        let all: Vec<_> = window.concurrent(hash, &Seen::default()).collect();
+        assert_eq!(all.len(), 1);
+        let paths = all[0].paths.as_deref().expect("not all of them");
+        assert_eq!(paths.iter().map(FieldPath::text).collect::<Vec<_>>(), ["x"]);
+    }
+}
+
+/// Two replications with names and namespaces of their own share a deployment.
+#[test]
+fn what_others_replicate_beside_is_no_concern() {
+    let mut other = marker("x", "y");
+    other.again = vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5) }];
+    let mut window = Window::new(Link { node: "a".into(), peer: "b".into() }, time(1), 0, 1 << 20)
+        .of(|ns| (ns.db() == "a").then_some(true));
+    window.enter(&transaction(&other, vec![on(Op::Replace, "o.p")]), time(9)).unwrap();
+    assert_eq!((window.clock, window.order.len()), (0, 0));
+    other.link.peer = "b".into();
+    window.enter(&transaction(&other, vec![on(Op::Replace, "o.p")]), time(9)).unwrap();
+    assert_eq!((window.clock, window.order.len()), (5000, 1));
 }

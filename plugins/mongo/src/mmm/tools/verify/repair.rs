@@ -169,6 +169,7 @@ async fn marker(pair: &Pair, winner: usize) -> Result<Marker> {
         seen: Vec::new(),
         saw: Vec::new(),
         writes: Vec::new(),
+        fields: Default::default(),
         again: Vec::new(),
         waits: Vec::new(),
         unsettled: Default::default(),
@@ -176,6 +177,7 @@ async fn marker(pair: &Pair, winner: usize) -> Result<Marker> {
     });
     Ok(Marker {
         writes: Vec::new(),
+        fields: Default::default(),
         again: Vec::new(),
         waits: Vec::new(),
         lane: LANE,
