@@ -8,7 +8,7 @@ use oplogue_api::{Context, Error, Options, Registry, Result, Sink};
 use super::{DONE, FAILED, MISUSED, file, output, run::asked_to_stop, runtime, tap::Format};
 use crate::{
     config::RoutePlan,
-    replay::{Captured, Input, Lane, Read1},
+    replay::{Captured, Entry, Input, Lane},
 };
 
 #[derive(Args)]
@@ -82,8 +82,8 @@ impl Replay {
             let mut events = Vec::new();
             for one in read {
                 match one {
-                    Read1::Event(event) => events.push(*event),
-                    Read1::Undecodable(e) => {
+                    Entry::Event(event) => events.push(*event),
+                    Entry::Undecodable(e) => {
                         undecodable += 1;
                         if undecodable == 1 {
                             output::complain_of(&e);

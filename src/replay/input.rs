@@ -43,7 +43,7 @@ impl Captured {
 }
 
 /// Something that is read.
-pub enum Read1 {
+pub enum Entry {
     Event(Box<Captured>),
     /// A letter, or an entry of a dump, that no event can be made of.
     Undecodable(Error),
@@ -91,7 +91,7 @@ impl Input {
     }
 
     /// The next of them; none at the end.
-    pub async fn next(&mut self) -> Result<Vec<Read1>> {
+    pub async fn next(&mut self) -> Result<Vec<Entry>> {
         match self {
             Input::Events { reader, path, at } => {
                 let mut all = Vec::new();
@@ -100,7 +100,7 @@ impl Input {
                         Ok(None) => break,
                         Ok(Some(document)) => {
                             let size = document.as_bytes().len() as u64;
-                            all.push(captured(&document).unwrap_or_else(Read1::Undecodable));
+                            all.push(captured(&document).unwrap_or_else(Entry::Undecodable));
                             *at += size;
                         }
                         Err(what) => return Err(broken(path, *at, &what)),
@@ -110,8 +110,8 @@ impl Input {
             }
             Input::Dump(source) => {
                 while let Some(batch) = source.next().await? {
-                    let events = batch.events.into_iter().map(|event| Read1::Event(Box::new(Captured::new(event))));
-                    let bad = batch.bad.into_iter().map(|bad| Read1::Undecodable(bad.error));
+                    let events = batch.events.into_iter().map(|event| Entry::Event(Box::new(Captured::new(event))));
+                    let bad = batch.bad.into_iter().map(|bad| Entry::Undecodable(bad.error));
                     let all: Vec<_> = events.chain(bad).collect();
                     if !all.is_empty() {
                         return Ok(all);
@@ -151,10 +151,10 @@ fn document(reader: &mut impl Read) -> Result<Option<Doc>, String> {
         .map_err(|_| "there is no BSON document".into())
 }
 
-fn captured(document: &Doc) -> Result<Read1> {
+fn captured(document: &Doc) -> Result<Entry> {
     let event = Event::from_document(document)?;
     if event.op != Op::DeadLetter {
-        return Ok(Read1::Event(Box::new(Captured::new(event))));
+        return Ok(Entry::Event(Box::new(Captured::new(event))));
     }
     let letter = event.raw;
     let Ok(inner) = letter.get_document("event") else {
@@ -162,5 +162,5 @@ fn captured(document: &Doc) -> Result<Read1> {
     };
     let event = Event::from_document(&letter.slice(inner))?;
     let stage = letter.get_str("by").map_or(Stage::Sink, |by| Stage::Transform(by.to_owned()));
-    Ok(Read1::Event(Box::new(Captured { event, stage, route: letter.get_str("route").ok().map(str::to_owned) })))
+    Ok(Entry::Event(Box::new(Captured { event, stage, route: letter.get_str("route").ok().map(str::to_owned) })))
 }

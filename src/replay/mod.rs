@@ -3,5 +3,5 @@
 mod input;
 mod lane;
 
-pub use input::{Captured, Input, Read1};
+pub use input::{Captured, Entry, Input};
 pub use lane::Lane;

@@ -1,6 +1,8 @@
 //! `oplogue test`: cases of a configuration.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
+
+use crate::cli::{Done, run};
 
 const CONFIG: &str = r#"
 [sources.main]
@@ -28,34 +30,27 @@ from = ["main"]
 to = ["out"]
 "#;
 
-/// Exit code, stdout and stderr for these cases.
-fn run(cases: &str) -> (Option<i32>, String, String) {
+/// `oplogue test` for these cases.
+async fn test(cases: &str) -> Done {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("oplogue.toml");
     fs::write(&config, CONFIG).unwrap();
     fs::write(dir.path().join("oplogue.test.toml"), cases).unwrap();
-    told(&config, &[])
-}
-
-fn told(config: &Path, more: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oplogue"));
-    let output = command.arg("test").arg(config).args(more).env("NO_COLOR", "1").output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    run(&["test", config.to_str().unwrap()]).await
 }
 
 /// The cases of the documentation.
-#[test]
-fn the_example_of_the_documentation_holds() {
+#[tokio::test]
+async fn the_example_of_the_documentation_holds() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/testing.md")).unwrap();
     let cases = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
-    let (code, out, err) = run(cases);
-    assert_eq!((code, out.as_str()), (Some(0), "✓ audits stay at home\n1 of 1 cases hold\n"), "{err}");
+    let done = test(cases).await.expect(0);
+    assert_eq!(done.stdout, "✓ audits stay at home\n1 of 1 cases hold\n");
 }
 
-#[test]
-fn values_of_all_kinds_are_compared_as_mongodb_means_them() {
-    let (code, out, err) = run(r#"
+#[tokio::test]
+async fn values_of_all_kinds_are_compared_as_mongodb_means_them() {
+    test(r#"
 [[case]]
 name = "types"
 input = [{ ns = "app.x", after = '{"_id": {"$oid": "6b06a05fb88643f1b21e0c78"}, "d": {"$date": "2026-01-31T10:00:00Z"}, "n": {"$numberDouble": "1.0"}, "x": {"$numberDecimal": "1.50"}}' }]
@@ -72,13 +67,15 @@ events = [{ after = '{"_id": 1, "at": {"$date": "2026-01-31T10:00:00Z"}}', wall 
 name = "barriers"
 input = [{ op = "rename", ns = "app.x", to = "app.y" }, { op = "drop", ns = "app.audit_x" }]
 expect = [{ sink = "meteor", events = [{ op = "rename", to = "app.y" }] }, { sink = "out", route = "all", events = [{ op = "rename" }, { op = "drop" }] }]
-"#);
-    assert_eq!(code, Some(0), "{out}{err}");
+"#)
+    .await
+    .expect(0);
 }
 
-#[test]
-fn differences_and_wrong_cases_are_told() {
-    let (code, out, _) = run(r#"
+#[tokio::test]
+async fn differences_and_wrong_cases_are_told() {
+    let out = test(
+        r#"
 [[case]]
 name = "other fields"
 input = [{ ns = "app.x", after = { _id = 1, a = { b = [1, 2] } } }]
@@ -116,8 +113,11 @@ input = [{ ns = "app.x", after = '{"_id": }' }]
 name = "refused"
 input = []
 expect = [{ sink = "meteor", refused = 2 }]
-"#);
-    assert_eq!(code, Some(1));
+"#,
+    )
+    .await
+    .expect(1)
+    .stdout;
     for told in [
         "✗ other fields\n    meteor, event 1: ns: expected \"app.y\", came \"app.x\"\n    meteor, event 1: after.a.b[1]: expected nothing, came 2\n    meteor, event 2: expected {\"op\":\"delete\"}, nothing came\n",
         "meteor: expected no event, 1 came",
@@ -136,22 +136,20 @@ expect = [{ sink = "meteor", refused = 2 }]
     }
 }
 
-#[test]
-fn a_wrong_file_is_told_with_its_place() {
+#[tokio::test]
+async fn a_wrong_file_is_told_with_its_place() {
     for (cases, told) in [
         ("", "there are no cases"),
         ("[[case]]\nname = \"x\"\n", "missing field `input`"),
         ("[[case]]\nname = \"x\"\ninput = []\nexpct = []\n", "unknown field `expct`"),
         ("[[case]\n", "TOML parse error at line 1"),
     ] {
-        let (code, _, err) = run(cases);
-        assert_eq!(code, Some(2), "{err}");
+        let err = test(cases).await.expect(2).stderr;
         assert!(err.contains(told), "{told}: {err}");
     }
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("oplogue.toml");
     fs::write(&config, CONFIG).unwrap();
-    let (code, _, err) = told(&config, &[]);
-    assert_eq!(code, Some(2));
+    let err = run(&["test", config.to_str().unwrap()]).await.expect(2).stderr;
     assert!(err.contains("oplogue.test.toml"), "{err}");
 }

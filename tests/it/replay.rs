@@ -1,28 +1,22 @@
 //! `oplogue replay`: dead letters and captures, through the routes once more.
 
-use std::{path::Path, process::Stdio};
+use std::path::Path;
 
 use mongodb::bson::{Document, doc};
 use oplogue_testkit::{
     servers::{self, Redis, RedisOptions},
     unique,
 };
-use tokio::process::Command;
 
-use crate::{process::Oplogue, subscriber::Subscriber};
+use crate::{
+    cli::{Done, run},
+    process::Oplogue,
+    subscriber::Subscriber,
+};
 
-struct Replayed {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-async fn replay(config: &Path, arguments: &[&str]) -> Replayed {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oplogue"));
-    command.arg("replay").arg(config).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.expect("the command runs");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Replayed { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+async fn replay(config: &Path, arguments: &[&str]) -> Done {
+    let config = config.to_str().expect("UTF-8");
+    run(&[&["replay", config], arguments].concat()).await
 }
 
 /// A user of Redis may publish to some channels only: what is refused goes to a file, and is replayed when the right is there.

@@ -12,15 +12,15 @@ use tokio::process::{Child, Command};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a command came to.
-struct Done {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Done {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Done {
     #[track_caller]
-    fn expect(self, code: i32) -> Done {
+    pub fn expect(self, code: i32) -> Done {
         assert_eq!(self.code, Some(code), "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
         self
     }
@@ -40,7 +40,7 @@ async fn finish(child: Child) -> Done {
     Done { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-async fn run(arguments: &[&str]) -> Done {
+pub async fn run(arguments: &[&str]) -> Done {
     finish(command(arguments).spawn().expect("the command starts")).await
 }
 

@@ -1,6 +1,7 @@
 //! Concurrent writes, made so by stopping the router: the policy decides, and every conflict is recorded.
 
 use mongodb::bson::{Document, doc};
+use oplogue_testkit::wait_for;
 
 use super::mesh::{Mesh, ends, text};
 
@@ -133,6 +134,31 @@ async fn documents_of_another_shape_are_found_among_many() {
     }
     found.sort();
     assert_eq!(found, (1..=5).map(|id| (id, "shape".to_owned())).collect::<Vec<_>>());
+    assert!(mesh.router.terminate().success());
+}
+
+/// Who has heard of a drop may write again, though the other end has written nothing since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_dropped_by_the_other_end_is_filled_again() {
+    let mut mesh = Mesh::pair().await;
+    mesh.router.start();
+    mesh.coll(0, "c").insert_one(doc! {"_id": 1, "old": true}).await.unwrap();
+    mesh.settle().await;
+    mesh.coll(1, "c").drop().await.unwrap();
+    let (here, there) = (mesh.coll(0, "c"), mesh.coll(1, "c"));
+    wait_for("the drop", || async { here.find_one(doc! {}).await.unwrap().is_none() }).await;
+    // And that it was heard.
+    let log = mesh.ends[1].client.database("local").collection::<Document>("oplog.rs");
+    let drop = log.find_one(doc! {"ns": format!("{}.$cmd", mesh.db), "o.drop": "c"}).await.unwrap().expect("the drop");
+    let (markers, id) = mesh.marker(1, 0);
+    let heard = doc! {"_id": &id, "done.time": {"$gte": drop.get_timestamp("ts").unwrap()}};
+    wait_for("the marker", || async { markers.find_one(heard.clone()).await.unwrap().is_some() }).await;
+    here.insert_one(doc! {"_id": 2}).await.unwrap();
+    wait_for("the new document", || async { there.find_one(doc! {"_id": 2}).await.unwrap().is_some() }).await;
+    mesh.settle_equal("filled again").await;
+    for end in 0..2 {
+        assert_eq!(mesh.conflicts(end).await, []);
+    }
     assert!(mesh.router.terminate().success());
 }
 

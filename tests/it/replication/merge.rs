@@ -145,15 +145,6 @@ async fn what_each_end_writes_in_its_own_fields_stays_by_change_streams() {
     fields_apart(pair("mongo-change-stream").await, 6).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "one run in about twenty loses a field: docs/replication.md calls fields merged in a mesh experimental"]
-async fn what_each_of_three_writes_in_its_own_fields_stays() {
-    let links = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
-    let ends = ends(3, "mongo-oplog").await;
-    let sink = format!("{MERGE}\npriority = [\"{}\"]", ends[0].name);
-    fields_apart(Mesh::new(ends, &links, &sink), 4).await;
-}
-
 /// Both ends change the same documents while the router is stopped. The second end writes later.
 #[tokio::test(flavor = "multi_thread")]
 async fn fields_that_both_have_changed_are_decided_by_rank() {

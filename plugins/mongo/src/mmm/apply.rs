@@ -415,12 +415,7 @@ impl Peer {
         marker: &Marker,
     ) -> Result<(), Retry> {
         let before = state.marker()?;
-        let filter = doc! {
-            "_id": before.link.marker_id(before.lane),
-            "generation": before.generation as i64,
-            "seq": before.seq as i64,
-        };
-        let update = doc! {"update": names::MARKERS, "updates": [{"q": filter, "u": marker.encode()}]};
+        let update = doc! {"update": names::MARKERS, "updates": [{"q": before.filter(), "u": marker.encode()}]};
         let reply = transaction.run(names::DATABASE, raw(&update)?).await?;
         if reply.n() != 1 {
             // Another instance, or a commit of our own whose reply was lost.

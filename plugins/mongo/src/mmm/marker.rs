@@ -84,6 +84,27 @@ pub(crate) struct LogState {
 }
 
 impl Marker {
+    /// What finds it as long as nobody else has written it.
+    pub fn filter(&self) -> Document {
+        doc! {
+            "_id": self.link.marker_id(self.lane),
+            "generation": self.generation as i64,
+            "seq": self.seq as i64,
+        }
+    }
+
+    /// The next one by itself, without data: nothing that it says of a transaction.
+    pub fn alone(self) -> Marker {
+        Marker {
+            seq: self.seq + 1,
+            writes: Vec::new(),
+            fields: Touched::default(),
+            again: Vec::new(),
+            waits: Vec::new(),
+            ..self
+        }
+    }
+
     pub fn encode(&self) -> Document {
         let token = Binary { subtype: BinarySubtype::Generic, bytes: self.position.token.bytes().to_vec() };
         let times = |seen: &[(String, Timestamp)]| -> Document {

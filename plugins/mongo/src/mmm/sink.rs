@@ -282,7 +282,7 @@ impl Sink for Mmm {
                 }
             }
             if let Some(event) = events.get(end) {
-                self.barrier(event).await?;
+                self.barrier(&mut state, event).await?;
                 state.transactional.clear();
                 let since = state.marker()?.log.since;
                 if let Some(window) = &mut state.window {
@@ -343,7 +343,7 @@ impl Mmm {
     }
 
     /// Everything before it is committed, and nothing behind it begun.
-    async fn barrier(&self, event: &Event) -> Result<()> {
+    async fn barrier(&self, state: &mut State, event: &Event) -> Result<()> {
         if event.op == Op::Gap {
             warn!(route = self.route, "changes are missing at the peer: run `oplogue verify --repair`");
             return Ok(());
@@ -354,10 +354,30 @@ impl Mmm {
             return Ok(());
         }
         match self.peer.ddl().await?.apply(event).await? {
-            ddl::Outcome::Applied | ddl::Outcome::AlreadySo | ddl::Outcome::Echo | ddl::Outcome::Ignored => Ok(()),
-            ddl::Outcome::Refused(refusal) => self.peer.record(refusal.record).await,
+            ddl::Outcome::Echo => Ok(()),
+            ddl::Outcome::Applied | ddl::Outcome::AlreadySo | ddl::Outcome::Ignored => self.heard(state, event).await,
+            ddl::Outcome::Refused(refusal) => {
+                self.peer.record(refusal.record).await?;
+                self.heard(state, event).await
+            }
             ddl::Outcome::Resync { ns, why } => Err(Error::operator(format!("{ns} has to be copied: {why}"))
                 .hint("the changes do not tell what is in it: run `oplogue verify --repair FILE --ns NAMESPACE`, then go on behind this place with `oplogue position set FILE ROUTE --now`")),
         }
+    }
+
+    /// Says in the marker that DDL was heard of. No data may follow for long, and until it is said, whatever is written at the peer counts as
+    /// written without knowing of it.
+    async fn heard(&self, state: &mut State, event: &Event) -> Result<()> {
+        if !state.is_certain {
+            self.reload(state).await?;
+        }
+        let before = state.marker()?.clone();
+        let marker = Marker { done: before.done.max(event.id()), ..before.clone().alone() };
+        if !self.peer.replace_marker(&before, &marker).await? {
+            state.is_certain = false;
+            return Err(Error::transient("the marker of the link has changed"));
+        }
+        state.resume(marker);
+        Ok(())
     }
 }

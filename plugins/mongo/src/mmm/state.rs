@@ -1,6 +1,6 @@
 //! What the sink knows while it runs, and the peer itself.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, future::IntoFuture, sync::Arc, time::Instant};
 
 use bson::{Document, Timestamp, doc};
 use mongodb::{
@@ -22,7 +22,10 @@ use super::{
     txn::Session,
     window::Window,
 };
-use crate::client::connect;
+use crate::{
+    client::{answered, connect},
+    errors::{Phase, classify},
+};
 
 /// Markers of lanes from here on belong to copies and repairs: they say nothing about how far a log is applied.
 pub(crate) const FIRST_SIDE_LANE: u32 = 1000;
@@ -73,6 +76,15 @@ impl Peer {
             .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
             .build();
         Ok(self.client().await?.database(names::DATABASE).collection_with_options(names::MARKERS, options))
+    }
+
+    /// Replaces the marker by itself, if it is what we believe.
+    pub async fn replace_marker(&self, before: &Marker, marker: &Marker) -> Result<bool> {
+        let markers = self.markers().await?;
+        match answered(markers.replace_one(before.filter(), marker.encode()).into_future()).await? {
+            Ok(result) => Ok(result.matched_count == 1),
+            Err(e) => Err(classify(e, Phase::Store)),
+        }
     }
 
     pub async fn close(&self) {

@@ -78,20 +78,6 @@ impl Store {
         })
     }
 
-    /// Replaces what is stored, if it is what we believe.
-    async fn replace(&self, before: &Marker, marker: &Marker) -> Result<bool> {
-        let filter = doc! {
-            "_id": before.link.marker_id(before.lane),
-            "generation": before.generation as i64,
-            "seq": before.seq as i64,
-        };
-        let markers = self.peer.markers().await?;
-        match answered(markers.replace_one(filter, marker.encode()).into_future()).await? {
-            Ok(result) => Ok(result.matched_count == 1),
-            Err(e) => Err(classify(e, Phase::Store)),
-        }
-    }
-
     /// The marker is not what was to be replaced.
     fn overtaken(&self, state: &mut State, now: Option<Marker>, known: &Marker, wanted: &Checkpoint) -> Result<Saved> {
         match now {
@@ -194,17 +180,12 @@ impl CheckpointStore for Store {
                 route: route.to_owned(),
                 generation: wanted.generation,
                 session,
-                seq: known.seq + 1,
                 // Whoever had the link may have gone on since the claim began: what it has done stays done.
                 position: if is_claim { known.position.clone() } else { wanted.position.clone() },
-                writes: Vec::new(),
-                fields: Default::default(),
-                again: Vec::new(),
-                waits: Vec::new(),
                 unsettled: state.stream.unsettled.clone(),
-                ..known.clone()
+                ..known.clone().alone()
             };
-            if self.replace(&known, &marker).await? {
+            if self.peer.replace_marker(&known, &marker).await? {
                 self.claimed.store(true, Relaxed);
                 state.resume(marker);
                 return Ok(Saved::Stored);
