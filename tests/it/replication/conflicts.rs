@@ -153,8 +153,13 @@ async fn a_collection_dropped_by_the_other_end_is_filled_again() {
     let (markers, id) = mesh.marker(1, 0);
     let heard = doc! {"_id": &id, "done.time": {"$gte": drop.get_timestamp("ts").unwrap()}};
     wait_for("the marker", || async { markers.find_one(heard.clone()).await.unwrap().is_some() }).await;
-    here.insert_one(doc! {"_id": 2}).await.unwrap();
-    wait_for("the new document", || async { there.find_one(doc! {"_id": 2}).await.unwrap().is_some() }).await;
+    // What is not replicated goes on at the other end, and tells nothing of it.
+    let beside = mesh.ends[1].client.database(&format!("{}_beside", mesh.db)).collection::<Document>("c");
+    for id in 2..5 {
+        beside.insert_one(doc! {"_id": id}).await.unwrap();
+        here.insert_one(doc! {"_id": id}).await.unwrap();
+        wait_for("the new document", || async { there.find_one(doc! {"_id": id}).await.unwrap().is_some() }).await;
+    }
     mesh.settle_equal("filled again").await;
     for end in 0..2 {
         assert_eq!(mesh.conflicts(end).await, []);

@@ -208,7 +208,7 @@ impl Window {
                 Removed::Dropped(name) | Removed::Moved(name, _) => name == ns,
                 Removed::Database(db) => db == ns.db(),
             };
-            let is_ours = || self.ours.iter().any(|(start, end)| start <= time && time <= end);
+            let is_ours = || self.ours.iter().any(|(start, end)| start < time && time <= end);
             concerns && known.is_none_or(|upto| *time > upto) && !is_ours()
         })
     }
