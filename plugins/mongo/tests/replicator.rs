@@ -250,3 +250,34 @@ async fn the_store() {
         c12_a_damaged_checkpoint_is_an_error
     );
 }
+
+/// The engine does not wait for a save when it is told to stop, and then delivers what is left.
+#[tokio::test]
+async fn a_save_that_is_not_waited_for_is_no_other_router() {
+    let link = Link::new().await;
+    let sink = Claimed(link.build());
+    sink.open().await.unwrap();
+    let store = sink.checkpoints().unwrap();
+    let event = |n: u32| {
+        let insert = sample::insert(&link.ns(), doc! {"_id": n});
+        Event { time: Timestamp { time: n, increment: 1 }, ..insert }
+    };
+    let place = |n: u32| Position { token: sample::key_of(n as i32), time: Timestamp { time: n, increment: 1 } };
+    let write = async |n: u32| sink.write(&[event(n)], Some(&place(n))).await.map(|_| ());
+    write(2).await.unwrap();
+    let markers = link.peer.database("__mmm").collection::<Document>("markers");
+    let saved = doc! {"$inc": {"generation": 1_i64, "seq": 1_i64}};
+    markers.update_one(doc! {"_id": link.marker()}, saved.clone()).await.unwrap();
+    write(3).await.unwrap();
+    // The same once more, as the engine does until it knows.
+    let again = Checkpoint { position: place(2), generation: 2 };
+    assert_eq!(store.save("kit", &again).await.unwrap(), Saved::Stored);
+    write(4).await.unwrap();
+    // Of another process.
+    let other = doc! {"$set": {"session": bson::Uuid::new()}, "$inc": {"generation": 1_i64, "seq": 1_i64}};
+    markers.update_one(doc! {"_id": link.marker()}, other).await.unwrap();
+    let e = write(5).await.unwrap_err();
+    assert!(e.message().contains("another process"), "{e}");
+    let items = link.peer.database(&link.db).collection::<Document>("items");
+    assert_eq!(items.count_documents(doc! {}).await.unwrap(), 3);
+}

@@ -73,6 +73,11 @@ impl Mmm {
                 state.resume(marker);
                 Ok(())
             }
+            // A checkpoint of our own whose reply was not waited for.
+            Some(marker) if marker.generation == known.generation + 1 && self.peer.is_ours(&marker).await? => {
+                state.resume(marker);
+                Ok(())
+            }
             Some(_) => Err(fenced(&self.peer)),
             None => Err(Error::operator(format!("the marker `{}` is gone from the peer", self.peer.settings.link.marker_id(0)))
                 .hint("it says how far the peer is: restore it, or `oplogue position reset` and start with initial = \"merge\"")),
@@ -365,9 +370,13 @@ impl Mmm {
         }
     }
 
-    /// Says in the marker that DDL was heard of. No data may follow for long, and until it is said, whatever is written at the peer counts as
-    /// written without knowing of it.
+    /// Says in the marker that something was taken away here. No data may follow for long, and until it is said, whatever is written
+    /// at the peer counts as written without knowing of it.
     async fn heard(&self, state: &mut State, event: &Event) -> Result<()> {
+        // In a transaction collections are made, before its data and out of turn: that is not done yet.
+        if event.txn.is_some() || ddl::removed(event)?.is_empty() {
+            return Ok(());
+        }
         if !state.is_certain {
             self.reload(state).await?;
         }

@@ -78,6 +78,11 @@ impl Peer {
         Ok(self.client().await?.database(names::DATABASE).collection_with_options(names::MARKERS, options))
     }
 
+    /// Whether this process has written the marker.
+    pub async fn is_ours(&self, marker: &Marker) -> Result<bool> {
+        Ok(marker.session.is_some() && marker.session == self.session.id(self.client().await?).await?)
+    }
+
     /// Replaces the marker by itself, if it is what we believe.
     pub async fn replace_marker(&self, before: &Marker, marker: &Marker) -> Result<bool> {
         let markers = self.markers().await?;

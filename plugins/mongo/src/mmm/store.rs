@@ -160,6 +160,12 @@ impl CheckpointStore for Store {
             state.resume(known);
             return Ok(Saved::Stored);
         }
+        // A save of our own whose reply was not waited for, and data has followed.
+        let is_behind = wanted.position.time <= known.position.time;
+        if known.generation == wanted.generation && is_behind && self.peer.is_ours(&known).await? {
+            state.resume(known);
+            return Ok(Saved::Stored);
+        }
         if known.generation + 1 != wanted.generation {
             return Ok(Saved::Superseded(checkpoint(&known)));
         }
