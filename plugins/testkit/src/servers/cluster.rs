@@ -67,23 +67,33 @@ impl RedisCluster {
         &self.nodes
     }
 
-    /// The index of the node that holds `key` as a master, as a running node says.
+    /// The index of the node that holds `key` as a master; `None` while the running nodes do not all name the same.
     pub async fn owner(&self, key: &str) -> Option<usize> {
+        let mut agreed = None;
         for node in self.nodes.iter().filter(|n| n.pid().is_some()) {
-            let slot: u16 = node.ask(redis::cmd("CLUSTER").arg("KEYSLOT").arg(key)).await.ok()?;
-            type Range = (u16, u16, (String, u16));
-            let slots: Vec<redis::Value> = node.ask(redis::cmd("CLUSTER").arg("SLOTS")).await.ok()?;
-            for range in slots {
-                let redis::Value::Array(mut parts) = range else { continue };
-                parts.truncate(3);
-                if let redis::Value::Array(node) = &mut parts[2] {
-                    node.truncate(2);
-                }
-                let range: Range = redis::from_redis_value(redis::Value::Array(parts)).ok()?;
-                let (from, to, (_, port)) = range;
-                if (from..=to).contains(&slot) {
-                    return self.nodes.iter().position(|n| n.port() == port);
-                }
+            let named = self.owner_by(node, key).await?;
+            if *agreed.get_or_insert(named) != named {
+                return None;
+            }
+        }
+        agreed
+    }
+
+    /// The owner of `key` as `node` says, which learns of a failover some time after others.
+    async fn owner_by(&self, node: &Redis, key: &str) -> Option<usize> {
+        let slot: u16 = node.ask(redis::cmd("CLUSTER").arg("KEYSLOT").arg(key)).await.ok()?;
+        type Range = (u16, u16, (String, u16));
+        let slots: Vec<redis::Value> = node.ask(redis::cmd("CLUSTER").arg("SLOTS")).await.ok()?;
+        for range in slots {
+            let redis::Value::Array(mut parts) = range else { continue };
+            parts.truncate(3);
+            if let redis::Value::Array(node) = &mut parts[2] {
+                node.truncate(2);
+            }
+            let range: Range = redis::from_redis_value(redis::Value::Array(parts)).ok()?;
+            let (from, to, (_, port)) = range;
+            if (from..=to).contains(&slot) {
+                return self.nodes.iter().position(|n| n.port() == port);
             }
         }
         None
