@@ -11,7 +11,7 @@ use std::{
 
 use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Severity, Sink};
 
-use super::{DONE, FAILED, file, output, runtime};
+use super::{DONE, FAILED, file, graph, output, runtime};
 use crate::config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan};
 
 /// How long a server may take to answer all questions.
@@ -25,9 +25,7 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
     let mut out = String::new();
     let count = plan.routes.len();
     let _ = writeln!(out, "{}: {count} route{}", path.display(), if count == 1 { "" } else { "s" });
-    for route in &plan.routes {
-        let _ = writeln!(out, "  {}", summary(route));
-    }
+    out.push_str(&graph::of(&plan));
     let code = output::answer(&out);
     if !connect || code != DONE {
         return code;
@@ -40,18 +38,6 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
         }
         Err(code) => code,
     }
-}
-
-/// `name: factory (mongo-oplog) -> app, no-pii -> meteor (redis-oplog)`.
-fn summary(route: &RoutePlan) -> String {
-    let via: String = match route.via.as_slice() {
-        [] => String::new(),
-        via => format!(" -> {}", via.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ")),
-    };
-    format!(
-        "{}: {} ({}){via} -> {} ({})",
-        route.name, route.source.name, route.source.kind, route.sink.name, route.sink.kind
-    )
 }
 
 /// Asks everything that the plan uses, all at once, and prints the answers in order.
@@ -114,6 +100,10 @@ async fn ask(plan: &Plan) -> u8 {
         }
     }
 
+    for (name, routes) in graph::groups(plan) {
+        let routes: Vec<RoutePlan> = routes.into_iter().cloned().collect();
+        add(format!("group {name}"), patiently(graph::positions(routes)));
+    }
     if let Some(denylist) = &plan.denylist {
         let node = &denylist.store;
         let context = Context { name: node.name.clone(), state_dir: denylist.state_dir.clone(), ..Context::default() };

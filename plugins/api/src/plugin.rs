@@ -56,6 +56,11 @@ pub trait Source: Send {
     /// after an error and before the next `open`, it is an error, never a hang or a start of its own accord (S15).
     async fn next(&mut self) -> Result<Option<Batch>>;
 
+    /// Whether the documents after updates are looked up: then a second reading, or that of another route, may give others (S10).
+    fn looks_up(&self) -> bool {
+        false
+    }
+
     /// The route's checkpoint is durable up to here: the source may let go of what lies before.
     async fn committed(&mut self, _upto: &Position) -> Result<()> {
         Ok(())

@@ -125,6 +125,10 @@ fn rfc3339(ts: Timestamp) -> String {
 
 #[async_trait]
 impl Source for Oplog {
+    fn looks_up(&self) -> bool {
+        self.settings.full_document == options::FullDocument::UpdateLookup
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.tail = None;
         let client = self.client().await?;
