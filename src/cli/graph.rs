@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use oplogue_api::{Finding, Position};
+use oplogue_api::Finding;
 
 use super::{check::store, position::span};
 use crate::config::{ChoicePlan, Plan, RoutePlan};
@@ -78,42 +78,58 @@ fn line(route: &RoutePlan) -> String {
 
 /// Where the routes of a group stand: while they stand apart, a change of the group may send an event to two of them, or to none.
 pub async fn positions(routes: Vec<RoutePlan>) -> Vec<Finding> {
-    const HINT: &str = "events between their positions go to two routes, or to none, if the group is changed now: see \"Changing a group\" \
-                        in docs/routing.md";
-    let mut places: Vec<(String, Position)> = Vec::new();
-    let mut new = Vec::new();
+    let mut places = Vec::new();
     for route in routes {
         let loaded = match store(&route) {
             Ok((store, _)) => store.load(&route.name).await,
             Err(e) => Err(e),
         };
         match loaded {
-            Ok(Some(checkpoint)) => places.push((route.name, checkpoint.position)),
-            Ok(None) => new.push(route.name),
+            Ok(checkpoint) => places.push((route.name, checkpoint.map(|c| c.position.time.time))),
             Err(e) => return vec![e.into()],
         }
     }
-    places.sort_by_key(|(_, position)| position.time);
-    let [(last, behind), .., (first, ahead)] = places.as_slice() else {
-        return vec![match (places.first(), new.first()) {
-            (Some((old, _)), Some(new)) => joins(new, old),
-            _ => Finding::ok("no route has begun"),
-        }];
-    };
-    if let Some(new) = new.first() {
-        return vec![joins(new, first)];
-    }
-    let apart = ahead.time.time.saturating_sub(behind.time.time);
-    let seconds = span(apart.into());
-    vec![match apart > APART {
-        true => Finding::warning(format!("{last} stands {seconds} behind {first}"), HINT),
-        false => Finding::ok(format!("all routes stand within {seconds}")),
-    }]
+    vec![compare(&places)]
 }
 
-fn joins(new: &str, old: &str) -> Finding {
-    Finding::warning(
-        format!("{new} has no checkpoint, and {old} has one: the group has been changed"),
-        "what it takes between that checkpoint and the `start` of its source goes to no route: see \"Changing a group\" in docs/routing.md",
-    )
+/// By route, the seconds of its checkpoint.
+fn compare(places: &[(String, Option<u32>)]) -> Finding {
+    let known = || places.iter().filter_map(|(name, place)| Some((name, (*place)?)));
+    let (Some((last, behind)), Some((first, ahead))) = (known().min_by_key(|p| p.1), known().max_by_key(|p| p.1))
+    else {
+        return Finding::ok("no route has begun");
+    };
+    if let Some((new, _)) = places.iter().find(|(_, place)| place.is_none()) {
+        return Finding::warning(
+            format!("{new} has no checkpoint, and {first} has one: the group has been changed"),
+            "what belongs to it, between that checkpoint and the `start` of its source, goes to no route: see \"Changing a group\" \
+             in docs/routing.md",
+        );
+    }
+    let apart = span((ahead - behind).into());
+    match ahead - behind > APART {
+        true => Finding::warning(
+            format!("{last} stands {apart} behind {first}"),
+            "events between these places go to two routes, or to none, if the group is changed now: see \"Changing a group\" in \
+             docs/routing.md",
+        ),
+        false => Finding::ok(format!("all routes stand within {apart}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_that_stand_apart_are_told_of() {
+        let told = |places: &[Option<u32>]| {
+            let names = ["a", "b", "c"].map(str::to_owned);
+            compare(&names.into_iter().zip(places.iter().copied()).collect::<Vec<_>>()).what
+        };
+        assert_eq!(told(&[None, None]), "no route has begun");
+        assert_eq!(told(&[Some(100), Some(160), Some(130)]), "all routes stand within 1m 0s");
+        assert_eq!(told(&[Some(100), Some(30), Some(91)]), "b stands 1m 10s behind a");
+        assert!(told(&[Some(100), None, Some(30)]).starts_with("b has no checkpoint, and a has one"));
+    }
 }

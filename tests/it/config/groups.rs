@@ -98,7 +98,7 @@ namespaces = [1]
 error: unknown key `namespace` in `when`
   --> test.toml:17:10
    |
-17 | when = { namespace = ["app.*"] }
+17 | when = { namespace = ["***"] }
    |          ^^^^^^^^^
    = help: did you mean `namespaces`?
 
