@@ -26,12 +26,12 @@ pub(super) async fn readable(client: &Client, wanted: &Wanted, findings: &mut Ve
         findings.push(match (db, coll) {
             (Some(db), Some(_)) => {
                 Error::operator(format!("the user may not read `{pattern}`, where full documents are to be looked up"))
-                    .hint(grant(db))
+                    .hint(grant(db, "full_document_namespaces"))
                     .into()
             }
             (Some(db), None) => Finding::warning(
                 format!("the user may not read all of `{pattern}`: an update where it may not stops the route"),
-                grant(db),
+                grant(db, "full_document_namespaces"),
             ),
             (None, _) => Finding::warning(
                 "the user may not read every database: an update where it may not stops the route",
