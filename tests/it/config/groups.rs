@@ -292,6 +292,16 @@ fn documents_that_are_looked_up_are_warned_of() {
     assert_eq!(warnings("update-lookup", "{ key = { _id = 1 } }"), "");
 }
 
+/// What the filter itself finds wrong has its place in the `when`.
+#[test]
+fn a_wrong_query_is_shown_where_it_stands() {
+    let text = "[sources.a]\ntype = \"bson-dump\"\npath = \"x\"\n[sinks.x]\ntype = \"stdout\"\n\
+                [[routes]]\nfrom = \"a\"\nto = \"x\"\nwhen = { after = { n = { \"$gtt\" = 1 } } }\n";
+    let told = oplogue::config::examine(text, "test.toml", &env, &oplogue::builtin::registry()).diagnostics.to_string();
+    let wanted = "`when`: `after.n.$gtt`: there is no operator `$gtt`\n --> test.toml:9:34";
+    assert!(told.contains(wanted), "{told}");
+}
+
 #[test]
 fn a_program_without_a_filter_says_so() {
     let mut own = registry();
