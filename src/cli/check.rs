@@ -65,6 +65,20 @@ async fn ask(plan: &Plan) -> u8 {
         );
     }
     for route in &plan.routes {
+        for node in &route.via {
+            if seen.insert(("transform", node.name.clone())) {
+                let built = node.build(&Context { name: node.name.clone(), ..route.context(&node.name) });
+                add(
+                    format!("transform {} ({})", node.name, node.kind),
+                    patiently(async move {
+                        match built {
+                            Ok(mut transform) => transform.check().await,
+                            Err(e) => vec![e.into()],
+                        }
+                    }),
+                );
+            }
+        }
         let mut sinks = vec![&route.sink];
         if let OnBadEvent::DeadLetter(sink) = &route.on_bad_event {
             sinks.push(sink);
@@ -133,6 +147,10 @@ async fn ask(plan: &Plan) -> u8 {
             if findings.is_empty() && before > 0 {
                 findings.push(Finding::ok("as the sink itself"));
             }
+        }
+        // Most transforms need nothing from elsewhere.
+        if findings.is_empty() && title.starts_with("transform ") {
+            continue;
         }
         let code = output::answer(&render(&title, &findings, output::answers_in_colour()));
         worst = worst.max(code);

@@ -4,7 +4,7 @@ use mongodb::bson::{Document, doc};
 use oplogue_testkit::{servers, unique};
 use serde_json::{Value, json};
 
-use crate::{process::Oplogue, support::source};
+use crate::{cli::run, process::Oplogue, support::source};
 
 const SECRET: &str = "s3cr3t-m4rk";
 
@@ -155,6 +155,9 @@ async fn what_was_looked_up_is_redacted_too() {
     ));
     let text = std::fs::read_to_string(oplogue.config()).unwrap();
     std::fs::write(oplogue.config(), text.replace("DIR", oplogue.dir.path().to_str().unwrap())).unwrap();
+    let checked = run(&["check", oplogue.config().to_str().unwrap(), "--connect"]).await.expect(0).stdout;
+    assert!(checked.contains("transform full (enrich)\n  ✓ the server answers\n"), "{checked}");
+    assert!(!checked.contains("transform mine"), "it asks nobody: {checked}");
     oplogue.start();
     let users = mongo.client().await.database(&db).collection::<Document>("users");
     // The second one cannot be renamed, which is found out when its document is there.
@@ -178,5 +181,5 @@ async fn what_was_looked_up_is_redacted_too() {
         let bytes = read(file.clone());
         assert!(!bytes.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()), "{file:?} holds what was redacted");
     }
-    assert!(!oplogue.log().contains(SECRET));
+    assert!(!oplogue.log().contains(SECRET) && !oplogue.log().contains("panicked"), "{}", oplogue.log());
 }

@@ -91,6 +91,11 @@ pub trait Transform: Send {
     /// An event that cannot be transformed is moved to `batch.bad`; an error says that the whole transform is broken.
     /// Whoever drops or adds events corrects the `before` of those in `bad` (T6). Gap events always pass (T3).
     fn apply(&mut self, batch: &mut Batch) -> Result<()>;
+
+    /// Looks, without changing anything, whether [`Transform::prepare`] will get what it needs. Nothing for a transform that needs nothing.
+    async fn check(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// What a sink asks of the engine.

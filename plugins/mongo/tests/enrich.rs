@@ -248,6 +248,16 @@ async fn what_goes_wrong_is_told_apart() {
     let e = failed(&uri, &batch(vec![update("theirs.c", 1, time)], time)).await;
     assert_eq!(e.kind(), ErrorKind::Operator);
     assert!(e.to_string().contains("theirs.c") && e.get_hint().unwrap().contains("`namespaces` of `enrich`"), "{e}");
+    let check = async |options: &str| {
+        let found = build(&uri, options, None).unwrap().check().await;
+        found.into_iter().map(|finding| (finding.severity, finding.what)).collect::<Vec<_>>()
+    };
+    use oplogue_api::Severity::{Error as Wrong, Ok as Fine, Warning};
+    assert!(matches!(&check("namespaces = [\"mine.*\"]").await[..], [(Fine, _), (Fine, _)]));
+    assert!(matches!(&check("").await[..], [(Fine, _), (Warning, what)] if what.contains("every database")));
+    assert!(
+        matches!(&check("namespaces = [\"theirs.c\"]").await[..], [(Fine, _), (Wrong, what)] if what.contains("theirs.c"))
+    );
     let e = failed(&uri.replace("s3cret-word", "wrong-word"), &mine()).await;
     assert_eq!(e.kind(), ErrorKind::Operator, "{e}");
 

@@ -52,9 +52,8 @@ impl Cache {
         is_fresh.then(|| entry.document.clone())
     }
 
+    /// The document must share no memory with a reply.
     pub fn put(&mut self, key: Key, document: Option<Doc>, upto: Timestamp, now: Instant) {
-        // Nothing but its own memory is held: a reply is large.
-        let document = document.map(|document| document.detach());
         let bytes = size(&key, document.as_ref());
         if bytes > self.most {
             // What is kept is older.

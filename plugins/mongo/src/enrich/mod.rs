@@ -10,18 +10,20 @@ use std::{
 use bson::{RawDocumentBuf, Timestamp};
 use mongodb::Client;
 use oplogue_api::{
-    BadEvent, Batch, ByteSize, Context, Doc, Error, Event, Field, FieldType, Namespace, Op, Options, Period, Registry,
-    Result, Transform, async_trait,
+    BadEvent, Batch, ByteSize, Context, Doc, Error, Event, Field, FieldType, Finding, Namespace, Op, Options, Period,
+    Registry, Result, Transform, async_trait,
 };
 use serde::Deserialize;
 
 use crate::{
-    client::{check_uri, connect},
+    client::{check_uri, connect, hello},
+    errors::Phase,
     globs::Globs,
     oplog::{
         ReadConcern,
         looking::{Group, MOST_ID_BYTES, id_of},
         lookup::Finder,
+        readable::readable,
     },
 };
 use cache::{Cache, Key};
@@ -45,6 +47,9 @@ const FIELDS: &[Field] = &[
     Field::new("cache_ttl", FieldType::Duration, "How long a kept document is taken although the update may be newer")
         .default("\"0s\""),
 ];
+
+/// What names where documents are looked up.
+const OPTION: &str = "`namespaces` of `enrich`";
 
 /// What is looked up for one batch is held in memory until it is delivered (I6).
 const MOST_BYTES: usize = 256 << 20;
@@ -99,7 +104,8 @@ impl Enrich {
         let most = settings.cache.map_or(16 << 20, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
         Ok(Enrich {
             name: context.name.clone(),
-            is_source: of_source == Some(settings.uri.as_str()),
+            // What is replayed may come from anywhere.
+            is_source: of_source == Some(settings.uri.as_str()) && !context.replay,
             uri: settings.uri,
             namespaces: settings.namespaces.map(|globs| Globs::new("namespaces", &globs)).transpose()?,
             missing: settings.missing,
@@ -118,7 +124,14 @@ impl Enrich {
                 self.client.insert(client).clone()
             }
         };
-        Ok(Finder { client, concern: self.concern, option: "`namespaces` of `enrich`" })
+        Ok(Finder { client, concern: self.concern, option: OPTION })
+    }
+
+    async fn look(&mut self, findings: &mut Vec<Finding>) -> Result<()> {
+        let client = self.finder().await?.client;
+        hello(&client, Phase::Check).await?;
+        findings.push(Finding::ok("the server answers"));
+        readable(&client, self.namespaces.as_ref(), OPTION, findings).await
     }
 
     fn is_wanted(&self, event: &Event) -> bool {
@@ -251,10 +264,12 @@ impl Transform for Enrich {
         for group in groups {
             for wanted in group.wanted {
                 let key = (group.ns.clone(), wanted.id.into_bytes());
+                // I6: one of them that is kept would hold the whole reply, of which nobody knows.
+                let document = wanted.found.map(|document| document.detach());
                 if self.is_source || self.cache.has_ttl() {
-                    self.cache.put(key.clone(), wanted.found.clone(), time, now);
+                    self.cache.put(key.clone(), document.clone(), time, now);
                 }
-                self.found.insert(key, wanted.found);
+                self.found.insert(key, document);
             }
         }
         Ok(())
@@ -285,5 +300,13 @@ impl Transform for Enrich {
         batch.bad.extend(given.map(|bad| BadEvent { before, ..bad }));
         self.found.clear();
         Ok(())
+    }
+
+    async fn check(&mut self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if let Err(e) = self.look(&mut findings).await {
+            findings.push(e.into());
+        }
+        findings
     }
 }

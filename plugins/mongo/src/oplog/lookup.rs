@@ -11,6 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{
     log::ReadConcern,
     looking::{Decoded, Plan},
+    options::NAMESPACES,
     position::Place,
     reply::Reply,
 };
@@ -78,7 +79,7 @@ pub(super) struct Part {
 
 impl Lookup {
     pub fn new(client: &Client, concern: ReadConcern, namespaces: Option<Globs>) -> Lookup {
-        let finder = Finder { client: client.clone(), concern, option: "full_document_namespaces" };
+        let finder = Finder { client: client.clone(), concern, option: NAMESPACES };
         let seen = Timestamp { time: 0, increment: 0 };
         Lookup { finder, namespaces, known: HashMap::new(), most_keys: MOST_KEYS, seen }
     }

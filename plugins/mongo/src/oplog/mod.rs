@@ -9,7 +9,7 @@ pub(crate) mod looking;
 pub(crate) mod lookup;
 mod options;
 mod position;
-mod readable;
+pub(crate) mod readable;
 mod reply;
 mod tail;
 
