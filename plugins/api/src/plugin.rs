@@ -56,6 +56,11 @@ pub trait Source: Send {
     /// after an error and before the next `open`, it is an error, never a hang or a start of its own accord (S15).
     async fn next(&mut self) -> Result<Option<Batch>>;
 
+    /// Whether the documents after updates are looked up: then a second reading, or that of another route, may give others (S10).
+    fn looks_up(&self) -> bool {
+        false
+    }
+
     /// The route's checkpoint is durable up to here: the source may let go of what lies before.
     async fn committed(&mut self, _upto: &Position) -> Result<()> {
         Ok(())
@@ -86,6 +91,11 @@ pub trait Transform: Send {
     /// An event that cannot be transformed is moved to `batch.bad`; an error says that the whole transform is broken.
     /// Whoever drops or adds events corrects the `before` of those in `bad` (T6). Gap events always pass (T3).
     fn apply(&mut self, batch: &mut Batch) -> Result<()>;
+
+    /// Looks, without changing anything, whether [`Transform::prepare`] will get what it needs. Nothing for a transform that needs nothing.
+    async fn check(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// What a sink asks of the engine.
