@@ -20,7 +20,7 @@ const OWN: &str = "Error TypeError RangeError ReferenceError SyntaxError Interna
     proxy handler target Date regular expression JSON parse string literal character position digits hexadecimal text takes ObjectId \
     Timestamp Decimal128 Binary Uint8Array Int32 Long Double whole from subtype t i has clock take event wall script random numbers that \
     comes again become same only read 64 24 bits division by zero mix other use explicit conversions holds damaged BSON it nested deeper \
-    than 200 levels or itself this update decoded";
+    than 200 levels forbidden stringify called index bounds duplicate name loop operator operand operands in or itself this update decoded";
 
 /// What a script may say.
 pub struct Words {

@@ -208,6 +208,8 @@
   RealDate.prototype.constructor = ScriptDate;
   defineProperty(ScriptDate, "name", { value: "Date" });
   globalThis.Date = ScriptDate;
+  // Nothing waits: what a promise or a task would do later is never done.
+  delete globalThis.queueMicrotask;
   Math.random = () => {
     throw new Error("a script has no random numbers: an event that comes again must become the same");
   };

@@ -35,9 +35,9 @@ const PARTS: usize = EDITABLE.len() + 2;
 const UPDATE: usize = 3;
 
 /// How deep calls may nest, in bytes of the stack.
-const STACK: usize = 1 << 20;
+const STACK: usize = 4 << 20;
 /// The stack of the thread: that of the engine, and what reading and writing nested documents needs.
-pub const THREAD_STACK: usize = 8 << 20;
+pub const THREAD_STACK: usize = 16 << 20;
 
 /// What a sandbox is without: what differs from run to run.
 type Intrinsics = (

@@ -191,7 +191,8 @@ impl<'js> Writer<'_, 'js> {
         let start = self.open();
         let mut olds = old.and_then(|raw| raw.elements()).into_iter().flatten();
         // Sparse arrays can be long without using memory: the size ends them.
-        for i in 0..array.len() {
+        let length: f64 = array.as_object().get("length")?;
+        for i in 0..length as usize {
             let was = olds.next().and_then(std::result::Result::ok);
             let value: Value<'js> = array.get(i)?;
             // Others would get other indexes.

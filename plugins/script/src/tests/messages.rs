@@ -41,7 +41,7 @@ fn a_script_that_is_none_is_shown_with_its_place() {
 async fn errors_tell_the_place_and_nothing_of_the_event() {
     let code = "function transform(event) {\n  const rate = event.after.rates[event.after.currency];\n  throw new Error(`no rate for ${event.after.currency}`);\n}";
     let groschen = || insert(rawdoc! {"_id": 1, "currency": "Groschen", "rates": {}});
-    assert_eq!(run(code, groschen()).await.unwrap_err(), "code:3:9: no rate for …");
+    assert_eq!(run(code, groschen()).await.unwrap_err(), "code:3:34: no rate for …");
     let e = run(code, insert(rawdoc! {"_id": 1, "currency": "Groschen"})).await.unwrap_err();
     assert!(e.starts_with("code:2:") && e.contains("TypeError: cannot read property '…' of undefined"), "{e}");
     for thrown in ["event.after.currency", "new TypeError(event.after.currency)", "{ message: event.after.currency }", "null", "undefined",
@@ -53,5 +53,5 @@ async fn errors_tell_the_place_and_nothing_of_the_event() {
     assert!(run(odd, groschen()).await.unwrap_err().starts_with("code: `after.…`: a function, symbol"));
 
     let mut shows = with(&format!("log = true\ncode = '''{code}'''")).unwrap();
-    assert_eq!(one(&mut shows, groschen()).await.unwrap_err(), "code:3:9: no rate for Groschen");
+    assert_eq!(one(&mut shows, groschen()).await.unwrap_err(), "code:3:34: no rate for Groschen");
 }

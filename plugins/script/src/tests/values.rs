@@ -139,7 +139,7 @@ async fn values_can_be_read_and_made() {
         check(event.op === 'insert' && event.ns === 'app.orders' && event.key._id === 1 && event.before === undefined, 'event');
         check(event.id === '100.7.0' && event.time.t === 100 && event.wall.toISOString() === '2026-11-21T10:00:00.000Z', 'time');
         check(event.raw.raw === 'of the server' && event.txn.number === 5 && event.txn.lsid.id === 1, 'raw');
-        check(JSON.parse(JSON.stringify(d)).oid === '07'.repeat(12), 'json');
+        check(JSON.parse(JSON.stringify({ oid: d.oid })).oid === '07'.repeat(12), 'json');
         event.after = { _id: 1, oid: new ObjectId('00ff'.repeat(6)), dec: new Decimal128('1.50'), text: String(new Decimal128('1.50')),
           ts: new Timestamp({ t: 1, i: 2 }), bin: new Binary(new Uint8Array([1, 2]), 4), bytes: new Uint8Array([3]), re: new BSONRegExp('a', 'i'),
           date: new Date(5), min: new MinKey(), max: new MaxKey(), no: undefined, list: [undefined] };
