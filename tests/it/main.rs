@@ -24,6 +24,7 @@ mod process;
 mod replay;
 mod replication;
 mod replication_docs;
+mod script;
 mod signals;
 mod subscriber;
 mod support;

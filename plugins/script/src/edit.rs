@@ -47,8 +47,7 @@ pub struct Edited {
 pub fn update_of(change: &Change) -> Result<Doc> {
     let name = |path: String| CString::try_from(path).map_err(|_| Error::data("a path with a zero byte"));
     let update = change.decode()?;
-    let (mut set, mut truncate, mut unset) =
-        (RawDocumentBuf::new(), RawDocumentBuf::new(), bson::RawArrayBuf::new());
+    let (mut set, mut truncate, mut unset) = (RawDocumentBuf::new(), RawDocumentBuf::new(), bson::RawArrayBuf::new());
     for (path, value) in &update.set {
         set.append(name(path.to_string())?, *value);
     }
@@ -111,7 +110,10 @@ pub fn settle(old: &Event, edited: Edited) -> Result<Verdict> {
         false => Op::named(&op).map_err(|_| Error::data("`op` is set to what is no operation"))?,
     };
     let to = to.as_deref().map(Namespace::new);
-    if op == old.op && ns == old.ns.as_str() && to == old.to && [&key, &after, &before, &update].into_iter().all(is_same)
+    if op == old.op
+        && ns == old.ns.as_str()
+        && to == old.to
+        && [&key, &after, &before, &update].into_iter().all(is_same)
     {
         return Ok(Verdict::Keep);
     }

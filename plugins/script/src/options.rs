@@ -6,8 +6,11 @@ use oplogue_api::{ByteSize, Context, Error, Field, FieldType, Options, Period, R
 use serde::Deserialize;
 
 pub const FIELDS: &[Field] = &[
-    Field::new("file", FieldType::String, "The script, relative to the configuration file").usual().example("\"orders.js\""),
-    Field::new("code", FieldType::String, "The script itself, in place of `file`; `${` in it is written `$${`"),
+    Field::new("file", FieldType::String, "The script, relative to the folder of the configuration file")
+        .example("\"orders.js\""),
+    Field::new("code", FieldType::String, "The script itself, in place of `file`; `${` in it is written `$${`")
+        .usual()
+        .example("\"function transform(event) { return event; }\""),
     Field::new("time", FieldType::Duration, "How much CPU time an event may take").default("\"100ms\""),
     Field::new("memory", FieldType::Size, "How much memory the script may use").default("\"32MiB\""),
     Field::new(
@@ -67,7 +70,9 @@ impl Script {
                 return Err(Error::option("code", "`file` and `code` are both given").hint("leave one of them out"));
             }
             (None, None) => {
-                return Err(Error::operator("a script is missing").hint("give `file = \"NAME.js\"`, or `code = '''…'''`"));
+                return Err(
+                    Error::operator("a script is missing").hint("give `file = \"NAME.js\"`, or `code = '''…'''`")
+                );
             }
         };
         if source.len() > LARGEST {
@@ -86,9 +91,18 @@ impl Script {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| {
-        Error::option("file", format!("cannot read {}: {e}", path.display()))
+    let cannot = |what: &dyn std::fmt::Display| {
+        Error::option("file", format!("cannot read {}: {what}", path.display()))
             .hint("`file` is relative to the folder of the configuration file")
-    })?;
-    String::from_utf8(bytes).map_err(|_| Error::option("file", format!("{} is not UTF-8 text", path.display())))
+    };
+    // A pipe or a device might have no end, or nothing to say.
+    let metadata = std::fs::metadata(path).map_err(|e| cannot(&e))?;
+    if !metadata.is_file() {
+        return Err(cannot(&"it is no file"));
+    }
+    if metadata.len() > LARGEST as u64 {
+        return Err(cannot(&"a script may have 1 MiB"));
+    }
+    let bytes = std::fs::read(path).map_err(|e| cannot(&e))?;
+    String::from_utf8(bytes).map_err(|_| cannot(&"it is not UTF-8 text"))
 }

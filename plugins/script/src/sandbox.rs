@@ -127,12 +127,7 @@ pub fn with<R>(script: &Arc<Script>, words: &Arc<Words>, work: impl FnOnce(&Sand
 }
 
 /// Evaluates prelude and script.
-fn load<'js>(
-    ctx: &Ctx<'js>,
-    script: &Arc<Script>,
-    words: &Arc<Words>,
-    shared: &Rc<Shared>,
-) -> Result<Sandbox<'js>> {
+fn load<'js>(ctx: &Ctx<'js>, script: &Arc<Script>, words: &Arc<Words>, shared: &Rc<Shared>) -> Result<Sandbox<'js>> {
     let broken = |e: CaughtError<'_>| Error::bug(format!("the script engine cannot be started: {e}"));
     let options = |name: &str| {
         let mut options = EvalOptions::default();
@@ -285,12 +280,14 @@ impl<'js> Sandbox<'js> {
         args.push_arg(event.id().to_string())?;
         args.push_arg(f64::from(event.time.time))?;
         args.push_arg(f64::from(event.time.increment))?;
-        args.push_arg(event.wall.map_or(Value::new_null(self.ctx.clone()), |ms| {
-            Value::new_number(self.ctx.clone(), ms as f64)
-        }))?;
-        args.push_arg(event.txn.as_ref().map_or(Value::new_null(self.ctx.clone()), |txn| {
-            Value::new_number(self.ctx.clone(), txn.number as f64)
-        }))?;
+        args.push_arg(
+            event.wall.map_or(Value::new_null(self.ctx.clone()), |ms| Value::new_number(self.ctx.clone(), ms as f64)),
+        )?;
+        args.push_arg(
+            event.txn.as_ref().map_or(Value::new_null(self.ctx.clone()), |txn| {
+                Value::new_number(self.ctx.clone(), txn.number as f64)
+            }),
+        )?;
         let out: Value<'js> = self.run.call_arg(args)?;
         if out.is_null() {
             return Ok(Verdict::Drop);
@@ -396,7 +393,9 @@ enum Failed {
 impl From<rquickjs::Error> for Failed {
     fn from(e: rquickjs::Error) -> Failed {
         match e {
-            rquickjs::Error::Utf8(_) => Failed::Told(Error::data("a text with half of a surrogate pair is not Unicode")),
+            rquickjs::Error::Utf8(_) => {
+                Failed::Told(Error::data("a text with half of a surrogate pair is not Unicode"))
+            }
             e => Failed::Thrown(e),
         }
     }

@@ -215,10 +215,12 @@ fn live(
 /// The error of an event that ran into a limit.
 fn exceeded(limit: Limit, script: &Script) -> Error {
     match limit {
-        Limit::Memory => {
-            Error::data(format!("{}: it needs more memory for the event than {} MiB", script.title, script.memory >> 20))
-                .hint("mend the script, or raise `memory`")
-        }
+        Limit::Memory => Error::data(format!(
+            "{}: it needs more memory for the event than {} MiB",
+            script.title,
+            script.memory >> 20
+        ))
+        .hint("mend the script, or raise `memory`"),
         Limit::Time | Limit::Cancelled => too_long(script),
     }
 }

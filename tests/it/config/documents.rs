@@ -127,7 +127,7 @@ fn all_bundled_plugins_are_registered() {
     );
     assert_eq!(
         transforms.into_keys().collect::<Vec<_>>(),
-        ["dedupe", "envelope", "external", "filter", "project", "redact", "rename", "sample", "set"]
+        ["dedupe", "envelope", "external", "filter", "project", "redact", "rename", "sample", "script", "set"]
     );
     assert_eq!(
         sinks.into_keys().collect::<Vec<_>>(),

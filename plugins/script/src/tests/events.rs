@@ -45,7 +45,8 @@ async fn what_was_taken_out_of_one_document_is_not_left_in_another() {
     assert_eq!(out.change, Some(Change::ChangeStream(doc(expected))));
 
     // What is said to go on does.
-    let out = does("delete e.after.ssn; e.before = e.before; e.update = e.update", full_update()).await.unwrap().unwrap();
+    let out =
+        does("delete e.after.ssn; e.before = e.before; e.update = e.update", full_update()).await.unwrap().unwrap();
     assert_eq!((out.op, &out.before, &out.change), (Op::Update, &full_update().before, &full_update().change));
     let out = does("for (const d of [e.after, e.before]) delete d.ssn", full_update()).await.unwrap().unwrap();
     assert!(!out.to_document().as_bytes().windows(3).any(|w| w == b"ssn"));
@@ -66,7 +67,8 @@ async fn updates_of_all_forms_are_seen_and_written_in_one() {
     let description = rawdoc! {"updatedFields": {"a.b": 1i64}, "removedFields": ["c"], "truncatedArrays": [{"field": "d", "newSize": 2}]};
     let diff = rawdoc! {"sa": {"u": {"b": 1i64}}, "d": {"c": false}, "sd": {"a": true, "l": 2}};
     let modifiers = rawdoc! {"$v": 1, "$set": {"a.b": 1i64}, "$unset": {"c": true}};
-    for change in [Change::ChangeStream(doc(description)), Change::OplogV2(doc(diff)), Change::OplogV1(doc(modifiers))] {
+    for change in [Change::ChangeStream(doc(description)), Change::OplogV2(doc(diff)), Change::OplogV1(doc(modifiers))]
+    {
         let is_v1 = matches!(change, Change::OplogV1(_));
         let event = Event { change: Some(change), ..event(Op::Update, 0) };
         let check = "if (e.update.set['a.b'] !== 1 || e.update.unset[0] !== 'c') throw new Error('wrong')";
@@ -79,7 +81,8 @@ async fn updates_of_all_forms_are_seen_and_written_in_one() {
         } else {
             bson::bson!([{"field": "d", "newSize": 2}, {"field": "z", "newSize": 5}])
         };
-        let expected = bson::doc! {"updatedFields": {"a.b": 2i64}, "removedFields": ["c", "x.y"], "truncatedArrays": cut};
+        let expected =
+            bson::doc! {"updatedFields": {"a.b": 2i64}, "removedFields": ["c", "x.y"], "truncatedArrays": cut};
         assert_eq!(bson::Document::try_from(&*change).unwrap(), expected);
     }
 }
@@ -127,7 +130,10 @@ async fn an_event_stays_one() {
     let out = does("e.key._id = 2; e.after._id = 2", full_update()).await.unwrap().unwrap();
     assert_eq!((out.op, out.id()), (Op::Replace, full_update().id()));
     let out = does("e.op = 'delete'", full_update()).await.unwrap().unwrap();
-    assert_eq!((out.op, out.after.is_none(), out.change.is_none(), out.before.is_some()), (Op::Delete, true, true, true));
+    assert_eq!(
+        (out.op, out.after.is_none(), out.change.is_none(), out.before.is_some()),
+        (Op::Delete, true, true, true)
+    );
     let out = does("e.op = 'replace'", full_update()).await.unwrap().unwrap();
     assert_eq!((out.op, out.after.is_some(), out.change.is_none()), (Op::Replace, true, true));
 }
@@ -135,7 +141,10 @@ async fn an_event_stays_one() {
 #[tokio::test]
 async fn barriers_may_be_left_out_and_not_edited() {
     let drop = Event { key: None, ..event(Op::Drop, 0) };
-    assert_same(&does("if (e.raw.raw !== 'of the server' || e.key) throw 1", drop.clone()).await.unwrap().unwrap(), &drop);
+    assert_same(
+        &does("if (e.raw.raw !== 'of the server' || e.key) throw 1", drop.clone()).await.unwrap().unwrap(),
+        &drop,
+    );
     assert!(run("function transform() { return null; }", drop.clone()).await.unwrap().is_none());
     let e = does("e.ns = 'a.b'", drop).await.unwrap_err();
     assert!(e.contains("a script cannot edit drop events"), "{e}");

@@ -27,7 +27,9 @@ const HOSTILE: &[(&str, &str)] = &[
 #[tokio::test]
 async fn what_runs_wild_is_contained_and_the_others_go_on() {
     for (code, words) in HOSTILE {
-        let mut script = script(&format!("let seen = 0; function transform(e) {{ seen++; if (e.after.n === 2) {{ {code} }} e.after.n; return e; }}"));
+        let mut script = script(&format!(
+            "let seen = 0; function transform(e) {{ seen++; if (e.after.n === 2) {{ {code} }} e.after.n; return e; }}"
+        ));
         let batch = pass(&mut script, (0..5).map(numbered).collect()).await;
         let n = |event: &Event| event.after.as_ref().unwrap().get_i32("n").unwrap();
         assert_eq!(batch.events.iter().map(n).collect::<Vec<_>>(), [0, 1, 3, 4], "{code}");
@@ -42,7 +44,9 @@ async fn what_runs_wild_is_contained_and_the_others_go_on() {
 
 #[tokio::test]
 async fn a_script_that_gathers_memory_harms_no_event() {
-    let mut script = script("const kept = []; function transform(e) { kept.push(new Uint8Array(1 << 20)); e.after.kept = kept.length; return e; }");
+    let mut script = script(
+        "const kept = []; function transform(e) { kept.push(new Uint8Array(1 << 20)); e.after.kept = kept.length; return e; }",
+    );
     let batch = pass(&mut script, (0..100).map(numbered).collect()).await;
     assert_eq!((batch.events.len(), batch.bad.len()), (100, 0));
     let most = batch.events.iter().map(|e| e.after.as_ref().unwrap().get_i32("kept").unwrap()).max();
@@ -51,7 +55,8 @@ async fn a_script_that_gathers_memory_harms_no_event() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_ends_the_script() {
-    let mut script = with("code = 'function transform(e) { if (e.after.n < 100) for (;;); return e; }'\ntime = '10s'").unwrap();
+    let mut script =
+        with("code = 'function transform(e) { if (e.after.n < 100) for (;;); return e; }'\ntime = '10s'").unwrap();
     let endless = batch((0..50).map(numbered).collect());
     let given_up = tokio::time::timeout(std::time::Duration::from_millis(300), script.prepare(&endless)).await;
     assert!(given_up.is_err());
@@ -62,7 +67,9 @@ async fn a_call_that_is_dropped_ends_the_script() {
 
 #[tokio::test]
 async fn a_function_of_the_engine_that_does_not_end_is_left_behind() {
-    let mut script = script("function transform(e) { if (e.after.n === 1) { const a = []; a.length = 2 ** 32 - 1; a.join(); } return e; }");
+    let mut script = script(
+        "function transform(e) { if (e.after.n === 1) { const a = []; a.length = 2 ** 32 - 1; a.join(); } return e; }",
+    );
     let batch = pass(&mut script, (0..3).map(numbered).collect()).await;
     assert_eq!((batch.events.len(), batch.bad.len(), batch.bad[0].before), (2, 1, 1));
     assert!(batch.bad[0].error.to_string().contains("longer than 100ms"), "{}", batch.bad[0].error);
@@ -86,7 +93,8 @@ async fn nothing_of_the_machine_can_be_reached() {
         if (console.log('x') !== undefined) throw new Error('console');
         import('fs').then(() => { globalThis.reached = true; }, () => {});
         return e;";
-    let mut script = script(&format!("function transform(e) {{ if (globalThis.reached) throw new Error('reached'); {code} }}"));
+    let mut script =
+        script(&format!("function transform(e) {{ if (globalThis.reached) throw new Error('reached'); {code} }}"));
     let batch = pass(&mut script, (0..2).map(numbered).collect()).await;
     let errors: Vec<_> = batch.bad.iter().map(|bad| bad.error.to_string()).collect();
     assert_eq!((batch.events.len(), errors), (2, vec![]));

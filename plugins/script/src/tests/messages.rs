@@ -26,6 +26,7 @@ fn a_script_that_is_none_is_shown_with_its_place() {
         ("code = 'new Uint8Array(2**30)'", "code", "more than `memory`"),
         ("code = 'export default 1'", "code", "code:1:1: "),
         ("file = '/nowhere/x.js'", "file", "cannot read /nowhere/x.js"),
+        ("file = '/dev/zero'", "file", "it is no file"),
         ("code = '1'\nfile = 'x'", "code", "both given"),
         ("code = '1'\ntime = '11s'", "time", "from 1ms to 10s"),
         ("code = '1'\nmemory = '1KiB'", "memory", "from 1MiB to 1GiB"),
@@ -44,8 +45,14 @@ async fn errors_tell_the_place_and_nothing_of_the_event() {
     assert_eq!(run(code, groschen()).await.unwrap_err(), "code:3:34: no rate for …");
     let e = run(code, insert(rawdoc! {"_id": 1, "currency": "Groschen"})).await.unwrap_err();
     assert!(e.starts_with("code:2:") && e.contains("TypeError: cannot read property '…' of undefined"), "{e}");
-    for thrown in ["event.after.currency", "new TypeError(event.after.currency)", "{ message: event.after.currency }", "null", "undefined",
-        "Object.assign(new Error('x'), { name: event.after.currency, stack: event.after.currency })"] {
+    for thrown in [
+        "event.after.currency",
+        "new TypeError(event.after.currency)",
+        "{ message: event.after.currency }",
+        "null",
+        "undefined",
+        "Object.assign(new Error('x'), { name: event.after.currency, stack: event.after.currency })",
+    ] {
         let e = run(&format!("function transform(event) {{ throw {thrown}; }}"), groschen()).await.unwrap_err();
         assert!(!e.contains("Groschen"), "{thrown}: {e}");
     }

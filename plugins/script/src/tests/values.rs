@@ -52,8 +52,12 @@ async fn what_is_read_and_not_changed_stays_to_the_byte() {
         format!("function transform(event) {{ {returns}"),
         format!("{WALK} function transform(event) {{ walk(event.after); walk(event.key); walk(event.raw); {returns}"),
         format!("function transform(event) {{ event.after = {{...event.after}}; {returns}"),
-        format!("function transform(event) {{ event.after = Object.fromEntries(Object.entries(event.after).reverse()); {returns}"),
-        format!("function transform(event) {{ event.after.nested = {{...event.after.nested}}; event.after.array = [...event.after.array]; {returns}"),
+        format!(
+            "function transform(event) {{ event.after = Object.fromEntries(Object.entries(event.after).reverse()); {returns}"
+        ),
+        format!(
+            "function transform(event) {{ event.after.nested = {{...event.after.nested}}; event.after.array = [...event.after.array]; {returns}"
+        ),
     ] {
         let event = insert(hard());
         let same = run(&code, event.clone()).await.unwrap_or_else(|e| panic!("{e}\n{code}")).unwrap();
@@ -111,11 +115,21 @@ async fn numbers_keep_their_type_where_that_holds_them() {
     for (code, expected) in [
         ("d.i++; d.l++; d.d++", doc! {"_id": 1, "i": 2, "l": 2i64, "d": 2.0}),
         ("d.i = 1.5; d.l = 0.5; d.d = 0.5", doc! {"_id": 1, "i": 1.5, "l": 0.5, "d": 0.5}),
-        ("d.i = 2**40; d.l = 2**40; d.d = 2**60", doc! {"_id": 1, "i": 2f64.powi(40), "l": 1i64 << 40, "d": 2f64.powi(60)}),
-        ("d.l = 2n ** 62n", doc! {"_id": 1, "i": 1, "l": 1i64 << 62, "d": 1.0}),
-        ("d.a = 1; d.b = 2**31; d.c = -0", doc! {"_id": 1, "i": 1, "l": 1i64, "d": 1.0, "a": 1, "b": 2f64.powi(31), "c": -0.0}),
         (
-            "d.i = Long(5); d.l = Int32(6); d.d = new Long(7); d.x = Double(8)".replace("= L", "= new L").replace("= I", "= new I").replace("= D", "= new D").leak(),
+            "d.i = 2**40; d.l = 2**40; d.d = 2**60",
+            doc! {"_id": 1, "i": 2f64.powi(40), "l": 1i64 << 40, "d": 2f64.powi(60)},
+        ),
+        ("d.l = 2n ** 62n", doc! {"_id": 1, "i": 1, "l": 1i64 << 62, "d": 1.0}),
+        (
+            "d.a = 1; d.b = 2**31; d.c = -0",
+            doc! {"_id": 1, "i": 1, "l": 1i64, "d": 1.0, "a": 1, "b": 2f64.powi(31), "c": -0.0},
+        ),
+        (
+            "d.i = Long(5); d.l = Int32(6); d.d = new Long(7); d.x = Double(8)"
+                .replace("= L", "= new L")
+                .replace("= I", "= new I")
+                .replace("= D", "= new D")
+                .leak(),
             doc! {"_id": 1, "i": 5i64, "l": 6, "d": 7i64, "x": 8.0},
         ),
     ] {
@@ -200,7 +214,8 @@ async fn a_value_of_an_earlier_event_is_taken_for_none_of_this_one() {
 #[tokio::test]
 async fn damaged_documents_are_bad_events_and_no_panics() {
     let sound = hard().into_bytes();
-    let mut script = script(&format!("{WALK} function transform(event) {{ walk(event.after); event.after.x = 1; return event; }}"));
+    let mut script =
+        script(&format!("{WALK} function transform(event) {{ walk(event.after); event.after.x = 1; return event; }}"));
     let mut rng = Rng::new(3);
     let (mut good, mut bad) = (0, 0);
     for _ in 0..500 {
