@@ -11,8 +11,8 @@ pub const FIELDS: &[Field] = &[
     Field::new("code", FieldType::String, "The script itself, in place of `file`; `${` in it is written `$${`")
         .usual()
         .example("\"function transform(event) { return event; }\""),
-    Field::new("time", FieldType::Duration, "How much CPU time an event may take").default("\"100ms\""),
-    Field::new("memory", FieldType::Size, "How much memory the script may use").default("\"32MiB\""),
+    Field::new("time", FieldType::Duration, "How much CPU time the script may take for an event").default("\"100ms\""),
+    Field::new("memory", FieldType::Size, "How much memory the script may use").default("\"64MiB\""),
     Field::new(
         "log",
         FieldType::Bool,
@@ -82,7 +82,7 @@ impl Script {
         if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&time) {
             return Err(Error::option("time", "`time` must be from 1ms to 10s"));
         }
-        let memory = table.memory.map_or(32 << 20, |size| size.0);
+        let memory = table.memory.map_or(64 << 20, |size| size.0);
         if !(1 << 20..=1 << 30).contains(&memory) {
             return Err(Error::option("memory", "`memory` must be from 1MiB to 1GiB"));
         }

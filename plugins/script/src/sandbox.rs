@@ -11,7 +11,7 @@ use std::{
 };
 
 use bson::{Decimal128, spec::ElementType};
-use oplogue_api::{Doc, Error, Event, Result, raw::Value as Raw};
+use oplogue_api::{Change, Doc, Error, Event, Result, raw::Value as Raw};
 use rquickjs::{
     Array, CatchResultExt, CaughtError, Context, Ctx, Exception, Function, Object, Runtime, Value,
     context::{EvalOptions, intrinsic},
@@ -33,6 +33,11 @@ const PRELUDE: &str = include_str!("prelude.js");
 const PARTS: usize = EDITABLE.len() + 2;
 /// The place of `update` among them.
 const UPDATE: usize = 3;
+
+/// What it may take at most to read or write so many bytes, many times what it does.
+pub fn for_bytes(bytes: usize) -> Duration {
+    Duration::from_micros(2).saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
 
 /// How deep calls may nest, in bytes of the stack.
 const STACK: usize = 4 << 20;
@@ -73,11 +78,22 @@ struct Shared {
     hit: Cell<Option<Limit>>,
     cancelled: RefCell<Arc<AtomicBool>>,
     origins: RefCell<Origins>,
-    /// The documents of the event.
+    /// The documents of the event; `update` only once it was asked for.
     parts: RefCell<[Option<Doc>; PARTS]>,
+    change: RefCell<Option<Change>>,
 }
 
 impl Shared {
+    /// A document of the event, if it has it and it can be decoded.
+    fn part(&self, i: usize) -> Option<Doc> {
+        let known = self.parts.borrow().get(i).cloned().flatten();
+        if known.is_some() || i != UPDATE {
+            return known;
+        }
+        let update = edit::update_of(self.change.borrow().as_ref()?).ok();
+        self.parts.borrow_mut()[UPDATE].clone_from(&update);
+        update
+    }
     /// Whether the script must stop.
     fn interrupts(&self) -> bool {
         if self.cancelled.borrow().load(Ordering::Relaxed) {
@@ -116,6 +132,7 @@ pub fn with<R>(script: &Arc<Script>, words: &Arc<Words>, work: impl FnOnce(&Sand
         cancelled: RefCell::default(),
         origins: RefCell::default(),
         parts: RefCell::default(),
+        change: RefCell::default(),
     });
     let interrupting = Rc::clone(&shared);
     runtime.set_interrupt_handler(Some(Box::new(move || interrupting.interrupts())));
@@ -192,11 +209,11 @@ fn loading(caught: &CaughtError<'_>, script: &Script) -> String {
     }
 }
 
-/// Whether memory ran out. The engine has an error for it as long as it has memory for the error.
+/// Whether memory ran out. The engine has an error for it as long as it has memory for the error; then it throws null.
 fn memory(caught: &CaughtError<'_>) -> Option<Limit> {
     let is_out = match caught {
         CaughtError::Exception(e) => e.message().is_some_and(|message| message == "out of memory"),
-        CaughtError::Value(value) => value.is_null() || value.is_undefined(),
+        CaughtError::Value(value) => value.is_null(),
         CaughtError::Error(e) => matches!(e, rquickjs::Error::Allocation),
     };
     is_out.then_some(Limit::Memory)
@@ -207,16 +224,20 @@ fn host<'js>(ctx: &Ctx<'js>, script: &Script, shared: &Rc<Shared>) -> rquickjs::
     let host = Object::new(ctx.clone())?;
     let events = Rc::clone(shared);
     let load = move |ctx: Ctx<'js>, part: usize, tools: Object<'js>| -> rquickjs::Result<Value<'js>> {
-        let document = events.parts.borrow().get(part).cloned().flatten();
-        let Some(document) = document else {
+        let Some(document) = events.part(part) else {
             return Err(Exception::throw_type(&ctx, "this update cannot be decoded"));
         };
+        // That a document is large is not the doing of the script; a setter of Object.prototype that does not end is.
+        let (started, deadline) = (cpu_time(), events.deadline.get());
+        events.deadline.set(deadline + for_bytes(document.as_bytes().len()));
         let tools = Tools::new(&tools)?;
         // A setter of the script on Object.prototype, or a proxy that it left in a document, may ask in the middle of another question.
         let Ok(mut origins) = events.origins.try_borrow_mut() else {
             return Err(Exception::throw_type(&ctx, "cannot read this in a getter or setter"));
         };
-        Reader { ctx: &ctx, tools: &tools, origins: &mut origins, document: &document }.root()
+        let read = Reader { ctx: &ctx, tools: &tools, origins: &mut origins, document: &document }.root();
+        events.deadline.set(deadline + (cpu_time() - started));
+        read
     };
     host.set("load", Function::new(ctx.clone(), load)?)?;
     let events = Rc::clone(shared);
@@ -257,20 +278,22 @@ impl<'js> Sandbox<'js> {
         self.shared.hit.set(None);
         self.shared.deadline.set(cpu_time() + self.script.time);
         self.shared.origins.borrow_mut().clear();
-        let update = event.change.as_ref().and_then(|change| edit::update_of(change).ok());
         let lsid = event.txn.as_ref().map(|txn| txn.lsid.clone());
         let raw = Some(event.raw.clone()).filter(|raw| *raw != Doc::empty());
-        let parts = [event.key.clone(), event.after.clone(), event.before.clone(), update, raw, lsid];
-        let outcome = self.call(event, &parts);
-        // What it holds is not needed any longer.
-        self.shared.parts.replace(Default::default());
+        self.shared.parts.replace([event.key.clone(), event.after.clone(), event.before.clone(), None, raw, lsid]);
+        self.shared.change.replace(event.change.clone());
+        let outcome = self.call(event);
+        // It would keep a whole reply of the server in memory.
+        self.shared.parts.take();
+        self.shared.change.take();
+        self.shared.origins.borrow_mut().clear();
         outcome.or_else(|failed| self.bad(failed).map(Verdict::Bad))
     }
 
-    fn call(&self, event: &Event, parts: &[Option<Doc>; PARTS]) -> std::result::Result<Verdict, Failed> {
-        let has = |i: usize| u32::from(parts[i].is_some() || i == UPDATE && event.change.is_some()) << i;
-        let has = (0..PARTS).map(has).sum::<u32>();
-        self.shared.parts.replace(parts.clone());
+    fn call(&self, event: &Event) -> std::result::Result<Verdict, Failed> {
+        let mut has: u32 =
+            self.shared.parts.borrow().iter().enumerate().map(|(i, part)| u32::from(part.is_some()) << i).sum();
+        has |= u32::from(event.change.is_some()) << UPDATE;
         let mut args = Args::new(self.ctx.clone(), 10);
         args.push_arg(self.transform.clone())?;
         args.push_arg(event.op.name())?;
@@ -299,6 +322,8 @@ impl<'js> Sandbox<'js> {
             ));
         }
         let Some(state) = out.as_array() else { return Ok(Verdict::Keep) };
+        // A proxy or a getter may run wild yet; what is large takes longer.
+        self.shared.deadline.set(cpu_time() + self.script.time + for_bytes(event.size()));
         let text = |i: usize, name: &str| -> std::result::Result<Option<String>, Failed> {
             let value: Value<'js> = state.get(i)?;
             match value.as_string() {
@@ -318,15 +343,15 @@ impl<'js> Sandbox<'js> {
                 return Ok(Part::Same);
             }
             let value: Value<'js> = values.get(i)?;
-            let was = parts[i].as_ref();
             if value.is_null() || value.is_undefined() {
-                return Ok(if was.is_some() { Part::Removed } else { Part::Same });
+                return Ok(if has & (1 << i) == 0 { Part::Same } else { Part::Removed });
             }
+            let was = self.shared.part(i);
             let origins = self.shared.origins.borrow();
             let mut writer = Writer { tools: &self.tools, origins: &origins, out: Vec::new() };
-            let old = was.and_then(|was| Raw::new(ElementType::EmbeddedDocument, was.as_bytes()).ok());
+            let old = was.as_ref().and_then(|was| Raw::new(ElementType::EmbeddedDocument, was.as_bytes()).ok());
             writer.document(&value, old).map_err(|e| Failed::Unwritable(EDITABLE[i], e))?;
-            if was.is_some_and(|was| was.as_bytes() == writer.out) {
+            if was.as_ref().is_some_and(|was| was.as_bytes() == writer.out) {
                 return Ok(if assigned & (1 << i) == 0 { Part::Same } else { Part::Kept });
             }
             Ok(Part::New(Doc::new(writer.out.into()).map_err(Failed::Told)?))

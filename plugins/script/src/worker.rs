@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     message::Words,
     options::Script,
-    sandbox::{self, Limit, Sandbox, THREAD_STACK},
+    sandbox::{self, Limit, Sandbox, THREAD_STACK, for_bytes},
     verdict::Verdict,
 };
 
@@ -125,7 +125,9 @@ impl Worker {
             let now = lock(&verdicts).len();
             if now > seen {
                 (seen, since) = (now, Instant::now());
-            } else if since.elapsed() > self.patience {
+            } else if since.elapsed()
+                > self.patience + events.get(from + now).map_or(Duration::ZERO, |e| 2 * for_bytes(e.size()))
+            {
                 lower_priority(self.thread);
                 return Ok(Answer::Stuck(std::mem::take(&mut lock(&verdicts))));
             }
@@ -220,7 +222,7 @@ fn exceeded(limit: Limit, script: &Script) -> Error {
             script.title,
             script.memory >> 20
         ))
-        .hint("mend the script, or raise `memory`"),
+        .hint("mend the script, or raise `memory`; a script that throws null looks the same"),
         Limit::Time | Limit::Cancelled => too_long(script),
     }
 }
