@@ -159,7 +159,12 @@ pub(super) fn finish<B: ?Sized>(
         options: Options::new(checked.into_table()),
         build: Arc::clone(&plugin.build),
     };
-    let context = Context { name: name.to_owned(), state_dir: state_dir.to_owned(), ..Context::default() };
+    let context = Context {
+        name: name.to_owned(),
+        state_dir: state_dir.to_owned(),
+        config_dir: report.config_dir.clone(),
+        ..Context::default()
+    };
     if let Err(e) = attempt(&node, &context) {
         let span = place_of(options, &e).unwrap_or_else(|| head.clone());
         report.plugin_error(&span, what, &e);

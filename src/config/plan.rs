@@ -99,6 +99,8 @@ pub struct RoutePlan {
     pub checkpoint_interval: Duration,
     /// `[state] dir`.
     pub state_dir: PathBuf,
+    /// The folder of the configuration file.
+    pub config_dir: PathBuf,
 }
 
 impl RoutePlan {
@@ -110,6 +112,7 @@ impl RoutePlan {
             source: Some(self.source.name.clone()),
             origin: Some(Origin { kind: self.source.kind, options: self.source.options.clone() }),
             state_dir: self.state_dir.clone(),
+            config_dir: self.config_dir.clone(),
             replay: false,
         }
     }

@@ -234,6 +234,7 @@ impl Shared<'_> {
             max_batch: settings.max_batch,
             checkpoint_interval: settings.checkpoint_interval,
             state_dir: settings.state_dir.clone(),
+            config_dir: settings.config_dir.clone(),
         })
     }
 }

@@ -94,6 +94,7 @@ impl Route {
                 Ok::<_, Error>((opened, bad))
             } => opened?,
         };
+        self.metrics.counted_by_sink(&sink.counted());
         let bad = Arc::new(bad);
         let chain = choice::chain(&self.plan, context)?;
 

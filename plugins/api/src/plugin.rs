@@ -193,6 +193,12 @@ pub trait Sink: Send + Sync {
         None
     }
 
+    /// What has happened at this sink since it was last asked, that its users may want to count: names of the sink's own, those
+    /// at zero too, for the metric `oplogue_sink_total{route,what}`. Asked at the start and after each `write`, whatever its result.
+    fn counted(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Makes the events durable, or says which are not.
     ///
     /// If an event failed, every later event of the same key in the call MUST be reported as failed too. An `Err` says that

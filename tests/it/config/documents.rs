@@ -128,8 +128,8 @@ fn all_bundled_plugins_are_registered() {
     assert_eq!(
         transforms.into_keys().collect::<Vec<_>>(),
         [
-            "dedupe", "enrich", "envelope", "external", "filter", "project", "redact", "rename", "sample", "set",
-            "unwrap"
+            "dedupe", "enrich", "envelope", "external", "filter", "project", "redact", "rename", "sample", "script",
+            "set", "unwrap"
         ]
     );
     assert_eq!(

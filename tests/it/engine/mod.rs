@@ -83,6 +83,7 @@ fn route(name: &str, log: &MemoryLog, sink: &MemorySink, store: &MemoryStore) ->
         max_batch: 50,
         checkpoint_interval: Duration::from_secs(1),
         state_dir: PathBuf::from("."),
+        config_dir: PathBuf::new(),
     }
 }
 
