@@ -7,6 +7,7 @@ mod diagnostics;
 mod excerpt;
 mod expand;
 mod fields;
+mod groups;
 mod mask;
 mod nodes;
 pub mod plan;
@@ -24,7 +25,9 @@ use toml::{
 
 pub use diagnostics::{Diagnostic, Diagnostics, Level, Place};
 pub(crate) use fields::{sample, type_name};
-pub use plan::{CheckpointPlan, DenylistPlan, HttpPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan};
+pub use plan::{
+    CheckpointPlan, ChoicePlan, DenylistPlan, HttpPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan,
+};
 
 use nodes::Section;
 use report::Report;

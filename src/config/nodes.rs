@@ -137,7 +137,7 @@ fn read_node<B: ?Sized>(
 
 /// Checks the options against the plugin's fields, and tries to make the plugin.
 #[allow(clippy::too_many_arguments)]
-fn finish<B: ?Sized>(
+pub(super) fn finish<B: ?Sized>(
     report: &mut Report<'_>,
     plugin: &Plugin<B>,
     attempt: fn(&Node<B>, &Context) -> Result<()>,

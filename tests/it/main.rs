@@ -24,6 +24,7 @@ mod process;
 mod replay;
 mod replication;
 mod replication_docs;
+mod routing;
 mod script;
 mod signals;
 mod subscriber;
