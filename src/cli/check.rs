@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Severity, Sink};
+use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Selection, Severity, Share, Sink};
 
 use super::{DONE, FAILED, file, output, runtime};
-use crate::config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan};
+use crate::{
+    config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan},
+    engine::interest,
+};
 
 /// How long a server may take to answer all questions.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -27,6 +30,14 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
     let _ = writeln!(out, "{}: {count} route{}", path.display(), if count == 1 { "" } else { "s" });
     for route in &plan.routes {
         let _ = writeln!(out, "  {}", summary(route));
+        match shares(route) {
+            Ok(lines) => lines.iter().for_each(|line| out.push_str(&format!("    {line}\n"))),
+            // Built once already, when the file was read.
+            Err(e) => {
+                output::complain_of(&e);
+                return FAILED;
+            }
+        }
     }
     let code = output::answer(&out);
     if !connect || code != DONE {
@@ -52,6 +63,19 @@ fn summary(route: &RoutePlan) -> String {
         "{}: {} ({}){via} -> {} ({})",
         route.name, route.source.name, route.source.kind, route.sink.name, route.sink.kind
     )
+}
+
+/// Who evaluates the filters at the head of the chain, a line each: `app: namespaces on the server; changed here`.
+fn shares(route: &RoutePlan) -> Result<Vec<String>> {
+    let sink = route.sink.build(&route.context(&route.sink.name))?;
+    let interest = interest(sink.as_ref(), &route.chain()?);
+    let shares = route.source.build(&route.context(&route.source.name))?.shares(&interest);
+    let line = |(selection, share): (&Selection, Share)| {
+        let side = |parts: &[String], side| (!parts.is_empty()).then(|| format!("{} {side}", parts.join(", ")));
+        let sides: Vec<String> = [side(&share.server, "on the server"), side(&share.here, "here")].into_iter().flatten().collect();
+        format!("{}: {}", selection.by, sides.join("; "))
+    };
+    Ok(interest.selections.iter().zip(shares).map(line).collect())
 }
 
 /// Asks everything that the plan uses, all at once, and prints the answers in order.

@@ -28,6 +28,7 @@ use crate::{
     config::Plan,
     telemetry::{Telemetry, metrics::RouteMetrics},
 };
+pub use route::interest;
 use route::Route;
 use status::RouteStatus;
 

@@ -20,6 +20,7 @@ pub mod order;
 mod plugin;
 pub mod raw;
 mod registry;
+mod selection;
 mod suggest;
 mod tool;
 mod units;
@@ -37,6 +38,7 @@ pub use plugin::{
 };
 pub use registry::{Context, Field, FieldType, Options, Origin, Plugin, Registry, StoreBuild};
 pub use registry::{SinkBuild, SourceBuild, TransformBuild};
+pub use selection::{NamespacePattern, Selection, Share};
 pub use suggest::closest;
 pub use tool::{
     Action, Argument, ArgumentKind, Outcome, RunTool, Tool, ToolArguments, ToolContext, ToolNode, ToolRoute,

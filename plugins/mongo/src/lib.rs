@@ -11,6 +11,7 @@ mod globs;
 mod identity;
 mod mmm;
 mod oplog;
+mod pushdown;
 mod start;
 mod store;
 

@@ -12,7 +12,9 @@ mod whole_database;
 
 use std::collections::HashMap;
 
-use oplogue_api::{BadEvent, Batch, Error, Event, Field, FieldType, Namespace, Op, Registry, Result, Transform};
+use oplogue_api::{
+    BadEvent, Batch, Error, Event, Field, FieldType, Namespace, Op, Registry, Result, Selection, Transform,
+};
 use serde::Deserialize;
 
 use crate::query::Tree;
@@ -152,6 +154,18 @@ impl Filter {
 }
 
 impl Transform for Filter {
+    fn selection(&self) -> Option<Selection> {
+        let passes = |op: &Op| self.operations.contains(*op) && self.predicates.may_pass(*op);
+        let none_left_out = self.operations.is_all() && Op::ALL.iter().all(|op| self.predicates.may_pass(*op));
+        let mut selection = Selection {
+            namespaces: self.namespaces.as_ref().map(|patterns| patterns.written().to_vec()).unwrap_or_default(),
+            operations: (!none_left_out).then(|| Op::ALL.iter().copied().filter(passes).collect()),
+            ..Selection::default()
+        };
+        self.predicates.select(&mut selection);
+        Some(selection)
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         // How many of the first n events are kept, for the places of the bad ones between them.
         let mut kept = Vec::new();

@@ -51,7 +51,7 @@ fn echoes_are_cut_while_they_are_what_mostly_comes() {
 
 async fn read(log: &Log, from: Timestamp, upto: Timestamp, form: Form) -> Vec<Doc> {
     let wait = Duration::from_millis(50);
-    let mut cursor = log.tail(from, 1000, wait, form).await.unwrap().expect("a cursor");
+    let mut cursor = log.tail(from, 1000, wait, form, None).await.unwrap().expect("a cursor");
     let mut entries = Vec::new();
     loop {
         let batch = Reply::read(reply(cursor.next().await.unwrap().unwrap()).unwrap()).unwrap();

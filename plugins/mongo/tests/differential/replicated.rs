@@ -167,7 +167,7 @@ impl Work {
 }
 
 async fn open(kind: &str, uri: &str, replicated: Replicated, from: StartAt<'_>) -> Reader {
-    Reader::try_open_with(kind, uri, TOML, from, Interest { replicated }).await.expect("the source opens")
+    Reader::try_open_with(kind, uri, TOML, from, Interest { replicated, ..Interest::default() }).await.expect("the source opens")
 }
 
 /// A reader for each source and interest, at the end of what is there.
@@ -333,7 +333,7 @@ async fn a_stream_that_cannot_see_the_markers_is_refused() {
     let mongo = servers::mongo().await;
     for toml in ["database = \"a\"", "database = \"a\"\ncollection = \"b\""] {
         for replicated in [Replicated::Markers, Replicated::MarkersAndWrites] {
-            let interest = Interest { replicated };
+            let interest = Interest { replicated, ..Interest::default() };
             let opened = Reader::try_open_with(SOURCES[1], &mongo.uri(), toml, StartAt::Now, interest).await;
             let Err(e) = opened.map(|_| ()) else { panic!("{toml} {replicated:?}") };
             assert_eq!((e.kind(), e.field()), (ErrorKind::Operator, Some("database")), "{e}");

@@ -1,4 +1,4 @@
-use oplogue_api::{Batch, Result, Transform, async_trait};
+use oplogue_api::{Batch, Result, Selection, Transform, async_trait};
 
 use super::{
     Fault, Schedule,
@@ -22,6 +22,10 @@ impl FaultyTransform {
 impl Transform for FaultyTransform {
     async fn prepare(&mut self, batch: &Batch) -> Result<()> {
         self.inner.prepare(batch).await
+    }
+
+    fn selection(&self) -> Option<Selection> {
+        self.inner.selection()
     }
 
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
