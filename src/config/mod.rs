@@ -2,6 +2,7 @@
 //!
 //! A pure function of the text, the environment and the plugins: nothing is connected, no file is read.
 
+mod chain;
 mod diagnostics;
 mod excerpt;
 mod expand;
@@ -124,6 +125,7 @@ fn read(report: &mut Report<'_>, root: &DeTable<'_>, registry: &Registry) -> Opt
         parts.transforms.warn_unused(report);
         parts.sinks.warn_unused(report);
         parts.stores.warn_unused(report);
+        chain::review(report, root, &routes);
     }
     Some(Plan {
         http: settings.http,

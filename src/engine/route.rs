@@ -39,6 +39,7 @@ use crate::{
 /// What a route wants of its source: what its sink does, of what the filters at the head of the chain let through.
 pub fn interest(sink: &dyn Sink, chain: &[(String, Box<dyn Transform>)]) -> Interest {
     let mut interest = sink.interest();
+    interest.origins |= chain.iter().any(|(_, transform)| transform.asks_origin());
     for (name, transform) in chain {
         let Some(selection) = transform.selection() else { break };
         let refuses = selection.refuses;

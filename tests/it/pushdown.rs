@@ -280,7 +280,7 @@ async fn workload(client: &Client, db: &str, chance: &mut Chance) {
     let mut session = client.start_session().await.expect("a session");
     session.start_transaction().await.expect("started");
     for (end, coll) in [("a", "orders"), ("b", "others"), ("b", "others"), ("b", "others")] {
-        let large = doc! {"n": 5, "s": "a", "large": "x".repeat(6 << 20)};
+        let large = doc! {"n": 5, "s": "a", "large": "x".repeat(4_500_000)};
         let collection = client.database(&format!("{db}{end}")).collection::<Document>(coll);
         collection.insert_one(large).session(&mut session).await.expect("inserted");
     }
@@ -347,7 +347,7 @@ async fn same(kind: &str, version: &str) {
         assert_eq!(found.events, expected.events, "{about}\nthen {other:?}");
     }
     println!("{kind} {version}: {delivered} delivered of {given} that came, of {whole}");
-    assert!(delivered > 100 && given * 4 < whole * 3, "{delivered} of {given} of {whole}");
+    assert!(delivered > 20 && given * 4 < whole * 3, "{delivered} of {given} of {whole}");
 }
 
 #[tokio::test]

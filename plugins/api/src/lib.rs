@@ -12,6 +12,7 @@ mod change;
 mod doc;
 mod error;
 mod event;
+mod footprint;
 mod key;
 mod namespace;
 pub mod number;
@@ -30,6 +31,7 @@ pub use change::{Change, Path, PathPart, Update};
 pub use doc::Doc;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{BadEvent, Batch, Event, EventId, Op, Position, Txn};
+pub use footprint::{Footprint, Supply};
 pub use key::{hash_key, same_key};
 pub use namespace::{MARKERS, Namespace, NamespaceCache, REPLICATION_DATABASE};
 pub use plugin::{

@@ -1,4 +1,4 @@
-use oplogue_api::{Doc, Error, Event, Op, Result, Selection};
+use oplogue_api::{Doc, Error, Event, Footprint, Op, Result, Selection};
 use serde::Deserialize;
 
 use super::changed::Changed;
@@ -72,6 +72,19 @@ impl Predicates {
     pub fn may_pass(&self, op: Op) -> bool {
         let never = self.after.is_some() && op == Op::Delete || self.before.is_some() && op == Op::Insert;
         !(never && self.missing == Missing::Drop)
+    }
+
+    /// Says what the predicates ask about; `only_updates`: no other events come to them.
+    pub fn describe(&self, only_updates: bool, footprint: &mut Footprint) {
+        for (option, query) in [("after", &self.after), ("before", &self.before)] {
+            let paths = query.iter().flat_map(Query::paths);
+            footprint.reads.extend(paths.map(|path| (option.to_owned(), path)));
+        }
+        let changed = self.changed.iter().flat_map(Changed::paths);
+        footprint.reads.extend(changed.map(|path| ("changed".to_owned(), path)));
+        footprint.asks_before = self.before.as_ref().map(|_| "before".to_owned());
+        let asks = self.after.is_some() && (only_updates || self.missing == Missing::Error);
+        footprint.asks_after_of_updates = asks.then(|| "after".to_owned());
     }
 
     /// Adds what the predicates let through.

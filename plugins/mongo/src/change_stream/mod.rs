@@ -19,8 +19,8 @@ use bson::{Document, Timestamp, doc};
 use futures_util::StreamExt;
 use mongodb::{Client, Database, raw_batch_cursor::RawBatchCursor};
 use oplogue_api::{
-    Batch, Doc, Error, ErrorKind, Finding, Interest, Position, Registry, Replicated, Result, Share, Source, StartAt,
-    async_trait,
+    Batch, Doc, Error, ErrorKind, Finding, Interest, NamespacePattern, Position, Registry, Replicated, Result, Share,
+    Source, StartAt, Supply, async_trait,
 };
 
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
 };
 use assemble::{Assembled, Assembler, Mark, head};
 use command::{Features, From, aggregate};
-use options::{Settings, UpdateDescription};
+use options::{BeforeChange, FullDocument, Settings, UpdateDescription};
 use position::Stream;
 use show::Show;
 
@@ -274,10 +274,11 @@ fn taken(reply: Option<mongodb::error::Result<mongodb::raw_batch_cursor::RawBatc
 impl Source for ChangeStream {
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.open = None;
-        if interest.replicated != Replicated::AsWrites && self.settings.database.is_some() {
+        if (interest.replicated != Replicated::AsWrites || interest.origins) && self.settings.database.is_some() {
+            let who = if interest.origins { "a filter with `origin`" } else { "the sink of this route" };
             return Err(Error::option(
                 "database",
-                "the sink of this route has to see the markers of replicators, and they are in a database of their own",
+                format!("{who} has to see the markers of replicators, and they are in a database of their own"),
             )
             .hint("read the whole deployment: leave `database` and `collection` out, and filter with a transform"));
         }
@@ -378,6 +379,21 @@ impl Source for ChangeStream {
                 self.open = None;
                 Err(e)
             }
+        }
+    }
+
+    fn supply(&self) -> Supply {
+        let (db, coll) = (self.settings.database.as_deref(), self.settings.collection.as_deref());
+        let scope = db.map(|db| NamespacePattern {
+            text: format!("{db}.{}", coll.unwrap_or("*")),
+            is_regex: false,
+            negated: false,
+        });
+        Supply {
+            // A name with a wildcard in it would be another pattern.
+            namespaces: scope.filter(|_| !coll.is_some_and(|coll| coll.contains(['*', '?']))).into_iter().collect(),
+            never_before: matches!(self.settings.full_document_before_change, BeforeChange::Off),
+            never_after_of_updates: matches!(self.settings.full_document, FullDocument::Default),
         }
     }
 

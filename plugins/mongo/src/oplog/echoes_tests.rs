@@ -17,7 +17,7 @@ use crate::{
 fn event(ns: &str, in_txn: bool) -> Event {
     let time = Timestamp { time: 1, increment: 1 };
     let raw: Doc = rawdoc! {"_id": 1}.into();
-    let txn = in_txn.then(|| Txn { lsid: raw.clone(), number: 1 }.into());
+    let txn = in_txn.then(|| Txn { lsid: raw.clone(), number: 1, replicated: false }.into());
     Event { txn, ..Event::new(Op::Replace, Namespace::new(ns), time, raw) }
 }
 

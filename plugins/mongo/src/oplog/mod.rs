@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bson::Timestamp;
 use mongodb::Client;
 use oplogue_api::{
-    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Share, Source, StartAt, oplog::OpTime,
+    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Share, Source, StartAt, Supply, oplog::OpTime,
 };
 
 // The replicator reads the log of its peer.
@@ -32,7 +32,7 @@ pub(crate) use self::{
 };
 use self::{
     lookup::Lookup,
-    options::{FIELDS, Settings, Wanted},
+    options::{FIELDS, FullDocument, Settings, Wanted},
     position::Place,
     tail::{Pace, Tail},
     wanted::Wanted as Entries,
@@ -186,6 +186,11 @@ impl Source for Oplog {
                 Err(e)
             }
         }
+    }
+
+    fn supply(&self) -> Supply {
+        let never_after_of_updates = matches!(self.settings.full_document, FullDocument::Default);
+        Supply { never_before: true, never_after_of_updates, ..Supply::default() }
     }
 
     fn shares(&self, interest: &Interest) -> Vec<Share> {

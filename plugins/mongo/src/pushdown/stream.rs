@@ -9,7 +9,7 @@ use super::{all, leaves_out_writes, names, query};
 pub(crate) fn matching(interest: &Interest) -> Option<Document> {
     let wanted = all(interest.selections.iter().filter_map(writes).collect())?;
     let mut any = vec![doc! {"operationType": {"$nin": ["insert", "update", "replace", "delete"]}}, wanted];
-    if interest.replicated != Replicated::AsWrites
+    if (interest.replicated != Replicated::AsWrites || interest.origins)
         && let Some((db, coll)) = MARKERS.split_once('.')
     {
         any.push(doc! {"ns.db": db, "ns.coll": coll});

@@ -15,6 +15,9 @@ const ALL: [Replicated; 3] = [Replicated::AsWrites, Replicated::Markers, Replica
 /// Small batches: many places to resume from.
 const TOML: &str = "await = \"50ms\"\nbatch_size = 2\n";
 
+/// What is appended to the line of an event that says a replicator wrote it.
+const REPLICATED: &str = " by a replicator";
+
 /// A write of the workload.
 #[derive(Clone, Copy)]
 enum W {
@@ -119,13 +122,14 @@ impl Work {
     async fn commit(&mut self, mut session: ClientSession, writes: &[W]) {
         session.commit_transaction().await.expect("commit");
         for (expected, replicated) in self.expected.iter_mut().zip(ALL) {
+            let told = if matches!(writes.first(), Some(Marker(_))) { REPLICATED } else { "" };
             if let (Some(Marker(seq)), true) = (writes.first(), replicated != Replicated::AsWrites) {
-                expected.push(format!("marker {seq}"));
+                expected.push(format!("marker {seq}{told}"));
                 if replicated == Replicated::Markers {
                     continue;
                 }
             }
-            expected.extend(writes.iter().filter_map(|w| Work::line(*w)));
+            expected.extend(writes.iter().filter_map(|w| Work::line(*w)).map(|line| line + told));
         }
     }
 
@@ -145,12 +149,13 @@ impl Work {
     fn lines(&self, events: &[Event]) -> Vec<String> {
         let mine = events.iter().filter(|e| !e.op.is_barrier()).filter_map(|e| {
             let id = id_of(e.key.as_ref().expect("a key"));
+            let told = if e.is_replicated() { REPLICATED } else { "" };
             if e.ns.as_str() == MARKERS {
                 let mine = id.as_str() == Some(&format!("{}->b", self.db));
                 let after = document(e.after.as_ref().expect("a marker comes whole"));
-                return mine.then(|| format!("marker {}", after.get_i32("seq").expect("seq")));
+                return mine.then(|| format!("marker {}{told}", after.get_i32("seq").expect("seq")));
             }
-            (e.ns.db() == self.db).then(|| format!("{} {} {id}", e.op.name(), e.ns.coll()))
+            (e.ns.db() == self.db).then(|| format!("{} {} {id}{told}", e.op.name(), e.ns.coll()))
         });
         mine.collect()
     }
@@ -340,5 +345,9 @@ async fn a_stream_that_cannot_see_the_markers_is_refused() {
             assert!(e.get_hint().is_some_and(|hint| hint.contains("whole deployment")), "{e}");
         }
         assert!(Reader::try_open(SOURCES[1], &mongo.uri(), toml, StartAt::Now).await.is_ok());
+        let asks = Interest { origins: true, ..Interest::default() };
+        let opened = Reader::try_open_with(SOURCES[1], &mongo.uri(), toml, StartAt::Now, asks).await;
+        let Err(e) = opened.map(|_| ()) else { panic!("{toml}") };
+        assert!(e.field() == Some("database") && e.message().contains("`origin`"), "{e}");
     }
 }

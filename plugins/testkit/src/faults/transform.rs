@@ -1,4 +1,4 @@
-use oplogue_api::{Batch, Result, Selection, Transform, async_trait};
+use oplogue_api::{Batch, Footprint, Result, Selection, Transform, async_trait};
 
 use super::{
     Fault, Schedule,
@@ -26,6 +26,14 @@ impl Transform for FaultyTransform {
 
     fn selection(&self) -> Option<Selection> {
         self.inner.selection()
+    }
+
+    fn footprint(&self) -> Footprint {
+        self.inner.footprint()
+    }
+
+    fn asks_origin(&self) -> bool {
+        self.inner.asks_origin()
     }
 
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
