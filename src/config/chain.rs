@@ -27,7 +27,7 @@ pub(super) fn review(report: &mut Report<'_>, root: &DeTable<'_>, routes: &[Rout
                 if let Some(span) = place_of(root, name, &place)
                     && told.insert((span.start, message.clone()))
                 {
-                    report.warning(&span, message, Some(help));
+                    report.plugin_warning(&span, &message, &help);
                 }
             }
             walk.before.push((name.clone(), print));

@@ -13,7 +13,10 @@ use mongodb::{
 use oplogue::api::{
     BadEvent, Change, Context, Doc, Event, Interest, Options, Position, Selection, Source, StartAt, Transform,
 };
-use oplogue_testkit::{servers, unique};
+use oplogue_testkit::{
+    servers::{self, Mongo, MongoOptions},
+    unique,
+};
 
 use crate::support::Chance;
 
@@ -378,4 +381,66 @@ async fn a_change_stream_of_5_0() {
 #[tokio::test]
 async fn a_change_stream_of_6_0() {
     same("mongo-change-stream", "6.0.27").await;
+}
+
+/// The seconds of CPU that a process has taken.
+fn cpu(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().expect("a number")).sum();
+    ticks as f64 / 100.0
+}
+
+/// Of many writes, few are wanted: what comes, and what it costs. `OPLOGUE_PUSH_WRITES` makes it a measurement, which `--nocapture` shows.
+#[tokio::test]
+async fn what_is_not_wanted_stays_on_the_server() {
+    let writes: i32 = std::env::var("OPLOGUE_PUSH_WRITES").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    for version in ["4.4.2", "5.0.4", "6.0.27"] {
+        let mongo = Mongo::start(MongoOptions { version, ..Default::default() }).await;
+        let client = mongo.client().await;
+        let kinds = ["mongo-oplog", "mongo-change-stream"];
+        let start = source(kinds[0], &mongo.uri(), "").open(StartAt::Now, &Interest::default()).await.expect("opened");
+        for first in (0..writes).step_by(1000) {
+            for (coll, wanted) in [("wanted", true), ("others", false)] {
+                let mine = (first..first + 1000).filter(|n| (n % 100 == 0) == wanted);
+                let fill = "x".repeat(300);
+                let documents: Vec<Document> = mine.map(|n| doc! {"_id": n, "n": n % 7, "fill": &fill}).collect();
+                client.database("push").collection(coll).insert_many(documents).await.expect("inserted");
+            }
+        }
+        let until = mark(&client, "push").await;
+        mark(&client, "push").await;
+        let pid = mongo.pid(0).expect("it runs");
+        for kind in kinds {
+            let mut costs = Vec::new();
+            for more in ["push_down = false", ""] {
+                let options = format!("{more}\nstart = {{ at = \"{}.{}\" }}", start.time.time, start.time.increment);
+                let mut source = source(kind, &mongo.uri(), &options);
+                let mut wanted = filter("namespaces = ['push.wanted']");
+                let selections = vec![wanted.selection().expect("a filter")];
+                let (since, before) = (Instant::now(), (cpu(pid), cpu(std::process::id())));
+                let interest = Interest { selections, ..Interest::default() };
+                source.open(StartAt::Configured, &interest).await.expect("opened");
+                let (mut bytes, mut passed) = (0, 0);
+                loop {
+                    let mut batch = source.next().await.expect("a batch").expect("no end");
+                    bytes += batch.bytes;
+                    wanted.apply(&mut batch).expect("applied");
+                    passed += batch.events.iter().filter(|event| !event.op.is_barrier()).count();
+                    if batch.end.time >= until {
+                        break;
+                    }
+                }
+                assert_eq!(passed as i32, writes / 100, "{kind} {version} {more}");
+                println!(
+                    "{kind} {version} {more}: {bytes} bytes, {:.2} s, CPU of the server {:.2} s, of the reader {:.2} s",
+                    since.elapsed().as_secs_f64(),
+                    cpu(pid) - before.0,
+                    cpu(std::process::id()) - before.1
+                );
+                costs.push(bytes);
+            }
+            assert!(costs[1] * 20 < costs[0], "{kind} {version}: {costs:?}");
+        }
+    }
 }
