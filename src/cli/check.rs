@@ -72,7 +72,8 @@ fn shares(route: &RoutePlan) -> Result<Vec<String>> {
     let shares = route.source.build(&route.context(&route.source.name))?.shares(&interest);
     let line = |(selection, share): (&Selection, Share)| {
         let side = |parts: &[String], side| (!parts.is_empty()).then(|| format!("{} {side}", parts.join(", ")));
-        let sides: Vec<String> = [side(&share.server, "on the server"), side(&share.here, "here")].into_iter().flatten().collect();
+        let sides: Vec<String> =
+            [side(&share.server, "on the server"), side(&share.here, "here")].into_iter().flatten().collect();
         format!("{}: {}", selection.by, sides.join("; "))
     };
     Ok(interest.selections.iter().zip(shares).map(line).collect())

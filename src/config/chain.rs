@@ -115,7 +115,10 @@ impl Walk {
                 gone = None;
             } else if let Some((old, new)) = earlier.renames.iter().find(|(old, _)| is_at_or_below(path, old)) {
                 let now = format!("{new}{}", &path[old.len()..]);
-                gone = Some((format!("`{name}` has renamed `{old}` before"), format!("write `{now}` here, or change the order of `via`")));
+                gone = Some((
+                    format!("`{name}` has renamed `{old}` before"),
+                    format!("write `{now}` here, or change the order of `via`"),
+                ));
             }
             let is_left_out = earlier.removes.iter().any(|removed| is_at_or_below(path, removed))
                 || earlier.keeps.as_ref().is_some_and(|kept| {

@@ -28,8 +28,8 @@ use crate::{
     config::Plan,
     telemetry::{Telemetry, metrics::RouteMetrics},
 };
-pub use route::interest;
 use route::Route;
+pub use route::interest;
 use status::RouteStatus;
 
 /// The routes of a plan, ready to run.

@@ -295,7 +295,8 @@ async fn workload(client: &Client, db: &str, chance: &mut Chance) {
         db.collection::<Document>("view_s").drop().await.expect("dropped");
         db.collection::<Document>("log_22").drop().await.expect("dropped");
     }
-    let rename = doc! {"renameCollection": format!("{db}a.log_1"), "to": format!("{db}b.renamed_s"), "dropTarget": true};
+    let rename =
+        doc! {"renameCollection": format!("{db}a.log_1"), "to": format!("{db}b.renamed_s"), "dropTarget": true};
     let _ = client.database("admin").run_command(rename).await;
     client.database(&format!("{db}b")).drop().await.expect("dropped");
 }
@@ -326,7 +327,8 @@ async fn same(kind: &str, version: &str) {
             chain.push(random_filter(&mut chance, &db));
         }
         let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
-        let about = format!("{kind} {version}, round {round}, OPLOGUE_TEST_SEED={}:\n{}", chance.seed(), chain.join("\n"));
+        let about =
+            format!("{kind} {version}, round {round}, OPLOGUE_TEST_SEED={}:\n{}", chance.seed(), chain.join("\n"));
         let mut all = source(kind, &mongo.uri(), "push_down = false");
         let mut pushed = source(kind, &mongo.uri(), "");
         let expected = read(&mut all, &start, &chain, until).await;

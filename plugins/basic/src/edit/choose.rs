@@ -1,7 +1,8 @@
 //! The transforms `dedupe` and `sample`: which document events go on, by what they change and by their key.
 
 use oplogue_api::{
-    Batch, Change, Error, Event, Field, FieldType, Footprint, Op, Registry, Result, Selection, Transform, oplog, raw::elements,
+    Batch, Change, Error, Event, Field, FieldType, Footprint, Op, Registry, Result, Selection, Transform, oplog,
+    raw::elements,
 };
 use serde::Deserialize;
 

@@ -126,8 +126,7 @@ fn writes_of_replicators_are_told_from_others() {
         (Origin::Local, &["insert a.plain", "update a.b", "drop a.b", "gap "][..]),
         (Origin::Replicated, &["delete a.b", "drop a.b", "gap "]),
     ] {
-        let mut filter =
-            Filter::from_options(&FilterOptions { origin: Some(origin), ..Default::default() }).unwrap();
+        let mut filter = Filter::from_options(&FilterOptions { origin: Some(origin), ..Default::default() }).unwrap();
         assert!(filter.asks_origin());
         let mut batch = batch(all.to_vec(), vec![]);
         filter.apply(&mut batch).unwrap();
@@ -138,11 +137,17 @@ fn writes_of_replicators_are_told_from_others() {
 #[test]
 fn what_is_selected_is_what_passes() {
     let build = |text: &str| Filter::from_options(&toml::from_str::<FilterOptions>(text).unwrap()).unwrap();
-    let selection = build("namespaces = ['app.*', '!/x/']\nmissing = 'drop'\nafter = { a = 1 }\nbefore = { a = 2 }").selection();
+    let selection =
+        build("namespaces = ['app.*', '!/x/']\nmissing = 'drop'\nafter = { a = 1 }\nbefore = { a = 2 }").selection();
     let selection = selection.unwrap();
     assert_eq!(selection.namespaces.len(), 2);
     assert!(selection.namespaces[1].negated && selection.namespaces[1].is_regex && selection.namespaces[1].text == "x");
-    assert!(!selection.has(Op::Delete) && !selection.has(Op::Insert) && selection.has(Op::Replace) && selection.has(Op::Drop));
+    assert!(
+        !selection.has(Op::Delete)
+            && !selection.has(Op::Insert)
+            && selection.has(Op::Replace)
+            && selection.has(Op::Drop)
+    );
     assert_eq!(selection.parts(), ["namespaces", "operations", "after", "before"]);
     assert!(!selection.refuses && build("after = { a = 1 }\nmissing = 'error'").selection().unwrap().refuses);
     let all = build("operations = ['insert', 'update', 'replace', 'delete', 'ddl']").selection().unwrap();

@@ -191,9 +191,10 @@ impl ChangeStream {
     fn fingerprint(&self) -> String {
         let Some(wanted) = &self.wanted else { return String::new() };
         // FNV-1a: the same in every build.
-        let hash = wanted.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = wanted
+            .to_string()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         format!(" match={hash:016x}")
     }
 

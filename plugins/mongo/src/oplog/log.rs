@@ -124,12 +124,13 @@ impl Log {
 
     /// What is wanted, if the server understands it and says how far it has looked.
     pub(super) async fn can_restrict(&self, wanted: Wanted) -> Result<Option<Wanted>> {
-        let mut filter = rawdoc! {};
-        wanted.restrict(&mut filter, Timestamp { time: 0, increment: 0 });
+        // Nothing is that late, and the bound is a seek.
+        let late = Timestamp { time: u32::MAX, increment: 0 };
+        let mut filter = rawdoc! {"ts": {"$gte": late}};
+        wanted.restrict(&mut filter, late);
         let command = rawdoc! {
             "find": "oplog.rs",
-            // Nothing is looked at.
-            "filter": {"$and": [{"ts": {"$gte": Timestamp { time: u32::MAX, increment: 0 }}}, filter]},
+            "filter": filter,
             "hint": {"$natural": 1},
             "$_requestResumeToken": true,
             "singleBatch": true,
@@ -138,7 +139,10 @@ impl Log {
         match self.find(command).await? {
             Ok(_) => Ok(Some(wanted)),
             Err(e) if is_unexpected(&e) => {
-                tracing::warn!(code = code(&e), "the server cannot evaluate the filters of the route: all of the oplog is read");
+                tracing::warn!(
+                    code = code(&e),
+                    "the server cannot evaluate the filters of the route: all of the oplog is read"
+                );
                 Ok(None)
             }
             Err(e) => Err(classify(e, Phase::Open)),

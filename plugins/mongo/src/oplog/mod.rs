@@ -20,7 +20,8 @@ use async_trait::async_trait;
 use bson::Timestamp;
 use mongodb::Client;
 use oplogue_api::{
-    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Share, Source, StartAt, Supply, oplog::OpTime,
+    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Share, Source, StartAt, Supply,
+    oplog::OpTime,
 };
 
 // The replicator reads the log of its peer.

@@ -311,13 +311,7 @@ fn decode(
 }
 
 /// Opens a cursor at `place` and makes sure that the entry there is the one that was there. Gives the first reply too.
-async fn begin(
-    log: &Log,
-    place: Place,
-    pace: Pace,
-    form: Form,
-    wanted: Option<&Wanted>,
-) -> Result<(Ahead, Reply)> {
+async fn begin(log: &Log, place: Place, pace: Pace, form: Form, wanted: Option<&Wanted>) -> Result<(Ahead, Reply)> {
     let phase = Phase::Resume;
     if wanted.is_some() && !place.at.is_null() {
         // The cursor would look for the next wanted entry, however far that is, before it showed that this one is not there.

@@ -26,3 +26,38 @@ impl Wanted {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+    use oplogue_api::{NamespacePattern, Selection};
+    use oplogue_testkit::{servers, unique};
+
+    /// The servers go to the place and do not look through what is before it.
+    #[tokio::test]
+    async fn what_is_before_the_place_is_not_looked_at() {
+        for version in ["4.4.2", "5.0.4", "6.0.27"] {
+            let client = servers::mongo_version(version).await.client().await;
+            let coll = client.database(&unique("wanted")).collection::<Document>("c");
+            for _ in 0..3 {
+                coll.insert_many((0..200).map(|_| doc! {})).await.expect("inserted");
+            }
+            let oplog = client.database("local").collection::<Document>("oplog.rs");
+            let last = oplog.find_one(doc! {}).sort(doc! {"$natural": -1}).await.expect("read").expect("an entry");
+            let from = last.get_timestamp("ts").expect("ts");
+            let pattern = NamespacePattern { text: "a.*".to_owned(), is_regex: false, negated: false };
+            let selection = Selection { namespaces: vec![pattern], ..Selection::default() };
+            let interest = Interest { selections: vec![selection], ..Interest::default() };
+            let mut filter = rawdoc! {"ts": {"$gte": from}};
+            Wanted::new(&interest).expect("not all is wanted").restrict(&mut filter, from);
+            let filter = Document::try_from(&filter).expect("BSON");
+            let find = doc! {"find": "oplog.rs", "filter": filter, "hint": {"$natural": 1}, "tailable": true};
+            let explain = doc! {"explain": find, "verbosity": "executionStats"};
+            let told = client.database("local").run_command(explain).await.expect("explained");
+            let stats = told.get_document("executionStats").expect("stats");
+            let examined = stats.get_i32("totalDocsExamined").expect("a number");
+            assert!((1..600).contains(&examined), "{version}: {stats}");
+        }
+    }
+}

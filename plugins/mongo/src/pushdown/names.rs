@@ -199,7 +199,11 @@ mod tests {
         assert_eq!(text("ns", "a*b*c*d"), None, "PCRE could give up");
         assert!(text("ns", "a*b*c*").is_some());
         let some = asked(&[pattern("a.*", false, false), pattern("b", true, false), pattern("a.x", false, true)]);
-        assert_eq!((some.any.is_none(), some.none.len(), some.is_whole), (true, 1, false), "one of them may let all pass");
+        assert_eq!(
+            (some.any.is_none(), some.none.len(), some.is_whole),
+            (true, 1, false),
+            "one of them may let all pass"
+        );
         let some = asked(&[pattern("a.*", false, false), pattern("a.x", true, true)]);
         assert_eq!((some.any.map(|any| any.len()), some.none.len(), some.is_whole), (Some(1), 0, false));
     }

@@ -65,7 +65,11 @@ fn writes(selection: &Selection) -> Option<Document> {
         by_kind.extend(all(asked));
     }
     if is_told_apart {
-        terms.push(if by_kind.is_empty() { nothing() } else { doc! {"$or": by_kind} });
+        terms.push(if by_kind.is_empty() {
+            nothing()
+        } else {
+            doc! {"$or": by_kind}
+        });
     }
     all(terms)
 }

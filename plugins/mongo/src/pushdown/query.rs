@@ -176,7 +176,10 @@ mod tests {
             (rawdoc! {"a": {"$in": [1, null]}}, nothing.clone()),
             (rawdoc! {"a": f64::NAN}, nothing.clone()),
             (rawdoc! {"$or": [{"a": 1}, {"b": null}]}, nothing.clone()),
-            (rawdoc! {"$or": [{"a": 1, "b": null}, {"c": 1}]}, doc! {"$or": [{"o.a": {"$eq": 1}}, {"o.c": {"$eq": 1}}]}),
+            (
+                rawdoc! {"$or": [{"a": 1, "b": null}, {"c": 1}]},
+                doc! {"$or": [{"o.a": {"$eq": 1}}, {"o.c": {"$eq": 1}}]},
+            ),
             (rawdoc! {"$nor": [{"a": 1, "b": null}]}, nothing.clone()),
             (rawdoc! {"a": {"$not": {"$gt": 1, "$type": "int"}}}, nothing.clone()),
             (rawdoc! {"$expr": {"$eq": ["$a", 1]}}, nothing.clone()),

@@ -23,7 +23,8 @@ fn writes(selection: &Selection) -> Option<Document> {
     terms.retain(|term| !term.is_empty());
     let mut by_op = Vec::new();
     let mut is_told_apart = false;
-    for (op, name) in [(Op::Insert, "insert"), (Op::Update, "update"), (Op::Replace, "replace"), (Op::Delete, "delete")] {
+    for (op, name) in [(Op::Insert, "insert"), (Op::Update, "update"), (Op::Replace, "replace"), (Op::Delete, "delete")]
+    {
         if !selection.has(op) {
             is_told_apart = true;
             continue;

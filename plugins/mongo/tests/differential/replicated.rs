@@ -174,7 +174,9 @@ impl Work {
 }
 
 async fn open(kind: &str, uri: &str, replicated: Replicated, from: StartAt<'_>) -> Reader {
-    Reader::try_open_with(kind, uri, TOML, from, Interest { replicated, ..Interest::default() }).await.expect("the source opens")
+    Reader::try_open_with(kind, uri, TOML, from, Interest { replicated, ..Interest::default() })
+        .await
+        .expect("the source opens")
 }
 
 /// A reader for each source and interest, at the end of what is there.
