@@ -6,6 +6,7 @@
 pub(crate) mod backoff;
 pub(crate) mod bad;
 mod checkpoint;
+pub(crate) mod choice;
 mod lane;
 mod pulse;
 mod reader;
@@ -29,6 +30,7 @@ use crate::{
     telemetry::{Telemetry, metrics::RouteMetrics},
 };
 use route::Route;
+pub(crate) use choice::chain;
 pub use route::interest;
 use status::RouteStatus;
 

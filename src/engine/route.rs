@@ -21,6 +21,7 @@ use super::{
     backoff::Backoff,
     bad::BadEvents,
     checkpoint::Saver,
+    choice,
     lane::{self, LaneShared},
     pulse,
     reader::Reader,
@@ -99,7 +100,7 @@ impl Route {
     }
 
     async fn run_with(&self, context: &Context, sink: &Arc<dyn Sink>) -> Result<RouteEnd> {
-        let chain = self.plan.chain()?;
+        let chain = choice::chain(&self.plan, context)?;
         let interest = interest(sink.as_ref(), &chain);
         let (opened, bad) = tokio::select! {
             biased;
@@ -111,6 +112,7 @@ impl Route {
                 Ok::<_, Error>((opened, bad))
             } => opened?,
         };
+        self.metrics.counted_by_sink(&sink.counted());
         let bad = Arc::new(bad);
 
         let tracker = Tracker::default();

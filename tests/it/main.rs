@@ -25,6 +25,8 @@ mod pushdown;
 mod replay;
 mod replication;
 mod replication_docs;
+mod routing;
+mod script;
 mod signals;
 mod subscriber;
 mod support;

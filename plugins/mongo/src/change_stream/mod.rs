@@ -273,6 +273,10 @@ fn taken(reply: Option<mongodb::error::Result<mongodb::raw_batch_cursor::RawBatc
 
 #[async_trait]
 impl Source for ChangeStream {
+    fn looks_up(&self) -> bool {
+        self.settings.full_document == options::FullDocument::UpdateLookup
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.open = None;
         if (interest.replicated != Replicated::AsWrites || interest.origins) && self.settings.database.is_some() {
@@ -284,7 +288,10 @@ impl Source for ChangeStream {
             .hint("read the whole deployment: leave `database` and `collection` out, and filter with a transform"));
         }
         self.show = Show { system: self.settings.include_system, replicated: interest.replicated };
-        self.wanted = pushdown::stream_match(interest).filter(|_| self.settings.push_down);
+        // Which of the events a replicator wrote is told by its markers.
+        let markers =
+            interest.replicated != Replicated::AsWrites || interest.origins || self.settings.include_system;
+        self.wanted = pushdown::stream_match(interest, markers).filter(|_| self.settings.push_down);
         let client = self.client().await?;
         if hello(&client, Phase::Check).await?.is_standalone() {
             return Err(client::standalone());

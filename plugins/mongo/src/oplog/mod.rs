@@ -5,11 +5,11 @@ mod echoes;
 mod findings;
 mod gathering;
 mod log;
-mod looking;
-mod lookup;
+pub(crate) mod looking;
+pub(crate) mod lookup;
 mod options;
 mod position;
-mod readable;
+pub(crate) mod readable;
 mod reply;
 mod tail;
 mod wanted;
@@ -129,6 +129,10 @@ fn rfc3339(ts: Timestamp) -> String {
 
 #[async_trait]
 impl Source for Oplog {
+    fn looks_up(&self) -> bool {
+        self.settings.full_document == options::FullDocument::UpdateLookup
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.tail = None;
         let client = self.client().await?;
@@ -147,7 +151,7 @@ impl Source for Oplog {
             include_system: self.settings.include_system,
             replicated: interest.replicated,
         };
-        let entries = match Entries::new(interest).filter(|_| self.settings.push_down) {
+        let entries = match Entries::new(interest, self.settings.include_system).filter(|_| self.settings.push_down) {
             Some(entries) => log.can_restrict(entries).await?,
             None => None,
         };

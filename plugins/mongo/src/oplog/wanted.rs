@@ -1,7 +1,7 @@
 //! Which entries are read, when not all.
 
 use bson::{Document, RawDocumentBuf, Timestamp, doc, raw::cstr};
-use oplogue_api::Interest;
+use oplogue_api::{Interest, Replicated};
 
 use crate::pushdown;
 
@@ -11,8 +11,9 @@ pub(super) struct Wanted(Vec<Document>);
 
 impl Wanted {
     /// What a route is interested in; `None`: all.
-    pub fn new(interest: &Interest) -> Option<Wanted> {
-        pushdown::oplog_filter(interest).map(Wanted)
+    pub fn new(interest: &Interest, include_system: bool) -> Option<Wanted> {
+        let markers = interest.replicated != Replicated::AsWrites || include_system;
+        pushdown::oplog_filter(interest, markers).map(Wanted)
     }
 
     /// Adds them to a filter, and the entry at `place`: whether that is there shows that none was lost (I4).
@@ -50,7 +51,7 @@ mod tests {
             let selection = Selection { namespaces: vec![pattern], ..Selection::default() };
             let interest = Interest { selections: vec![selection], ..Interest::default() };
             let mut filter = rawdoc! {"ts": {"$gte": from}};
-            Wanted::new(&interest).expect("not all is wanted").restrict(&mut filter, from);
+            Wanted::new(&interest, false).expect("not all is wanted").restrict(&mut filter, from);
             let filter = Document::try_from(&filter).expect("BSON");
             let find = doc! {"find": "oplog.rs", "filter": filter, "hint": {"$natural": 1}, "tailable": true};
             let explain = doc! {"explain": find, "verbosity": "executionStats"};

@@ -5,17 +5,17 @@
 //! several, of which the last leads to the others through `prevOpTime`.
 
 use bson::{Bson, Document, Timestamp, doc};
-use oplogue_api::{Interest, MARKERS, NamespacePattern, Replicated, Selection, Share};
+use oplogue_api::{Interest, MARKERS, NamespacePattern, Selection, Share};
 
 use super::{Kind, all, leaves_out_writes, names, nothing, query};
 
 /// The alternatives of which an entry must meet one to be read: `{$or: …}`. `None`: all are wanted.
 ///
-/// Certain to be read is all that is no write of a document: commands, no-ops, and what is not known.
-pub(crate) fn filter(interest: &Interest) -> Option<Vec<Document>> {
+/// With `markers`, writes of the markers of replicators are wanted too. Certain to be read is all that is no write of a document: commands, no-ops, and what is not known.
+pub(crate) fn filter(interest: &Interest, markers: bool) -> Option<Vec<Document>> {
     let wanted = all(interest.selections.iter().filter_map(writes).collect())?;
     let mut any = vec![wanted];
-    if interest.replicated != Replicated::AsWrites {
+    if markers {
         any.push(doc! {"ns": MARKERS});
     }
     // A write there is the creation or the end of a view.

@@ -1,15 +1,16 @@
 //! Selections as a `$match` of a change stream.
 
 use bson::{Document, doc};
-use oplogue_api::{Interest, MARKERS, Op, Replicated, Selection, Share};
+use oplogue_api::{Interest, MARKERS, Op, Selection, Share};
 
 use super::{all, leaves_out_writes, names, query};
 
-/// What a change event must match to be read; `None`: all are wanted. What is no write of a document is certain to be read.
-pub(crate) fn matching(interest: &Interest) -> Option<Document> {
+/// What a change event must match to be read; `None`: all are wanted. What is no write of a
+/// document is certain to be read, and with `markers` the writes of the markers of replicators.
+pub(crate) fn matching(interest: &Interest, markers: bool) -> Option<Document> {
     let wanted = all(interest.selections.iter().filter_map(writes).collect())?;
     let mut any = vec![doc! {"operationType": {"$nin": ["insert", "update", "replace", "delete"]}}, wanted];
-    if (interest.replicated != Replicated::AsWrites || interest.origins)
+    if markers
         && let Some((db, coll)) = MARKERS.split_once('.')
     {
         any.push(doc! {"ns.db": db, "ns.coll": coll});
