@@ -82,7 +82,7 @@ impl Transform for Choice {
     fn selection(&self) -> Option<Selection> {
         let own = self.own.as_ref().map(|when| when.filter.selection());
         let mut selection = own.unwrap_or_else(|| Some(Selection::default()))?;
-        selection.here.extend((!self.before.is_empty()).then_some("routes before"));
+        selection.here.extend((!self.before.is_empty()).then_some("other routes"));
         Some(selection)
     }
 
