@@ -29,8 +29,8 @@ use crate::{
     config::Plan,
     telemetry::{Telemetry, metrics::RouteMetrics},
 };
-use route::Route;
 pub(crate) use choice::chain;
+use route::Route;
 pub use route::interest;
 use status::RouteStatus;
 

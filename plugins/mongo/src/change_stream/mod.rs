@@ -289,8 +289,7 @@ impl Source for ChangeStream {
         }
         self.show = Show { system: self.settings.include_system, replicated: interest.replicated };
         // Which of the events a replicator wrote is told by its markers.
-        let markers =
-            interest.replicated != Replicated::AsWrites || interest.origins || self.settings.include_system;
+        let markers = interest.replicated != Replicated::AsWrites || interest.origins || self.settings.include_system;
         self.wanted = pushdown::stream_match(interest, markers).filter(|_| self.settings.push_down);
         let client = self.client().await?;
         if hello(&client, Phase::Check).await?.is_standalone() {

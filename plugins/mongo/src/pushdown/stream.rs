@@ -10,9 +10,7 @@ use super::{all, leaves_out_writes, names, query};
 pub(crate) fn matching(interest: &Interest, markers: bool) -> Option<Document> {
     let wanted = all(interest.selections.iter().filter_map(writes).collect())?;
     let mut any = vec![doc! {"operationType": {"$nin": ["insert", "update", "replace", "delete"]}}, wanted];
-    if markers
-        && let Some((db, coll)) = MARKERS.split_once('.')
-    {
+    if markers && let Some((db, coll)) = MARKERS.split_once('.') {
         any.push(doc! {"ns.db": db, "ns.coll": coll});
     }
     Some(doc! {"$or": any})
