@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use oplogue_api::{Footprint, NamespacePattern, Supply};
+use oplogue_api::{Footprint, NamespacePattern, Supply, globs_overlap};
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -157,49 +157,7 @@ fn are_apart(one: &[NamespacePattern], other: &[NamespacePattern]) -> bool {
         all.iter().filter(|pattern| !pattern.negated).cloned().collect()
     };
     let (one, other) = (positive(one), positive(other));
-    let apart = |a: &NamespacePattern, b: &NamespacePattern| {
-        let (a_text, b_text): (Vec<char>, Vec<char>) = (a.text.chars().collect(), b.text.chars().collect());
-        !a.is_regex && !b.is_regex && !meet(&a_text, &b_text)
-    };
+    let apart =
+        |a: &NamespacePattern, b: &NamespacePattern| !a.is_regex && !b.is_regex && !globs_overlap(&a.text, &b.text);
     !one.is_empty() && !other.is_empty() && one.iter().all(|a| other.iter().all(|b| apart(a, b)))
-}
-
-/// Whether some text matches both globs.
-fn meet(a: &[char], b: &[char]) -> bool {
-    // row[j]: the rest of `a` and the rest of `b` from `j` on meet.
-    let mut row = vec![false; b.len() + 1];
-    for i in (0..=a.len()).rev() {
-        let below = row.clone();
-        for j in (0..=b.len()).rev() {
-            row[j] = match (a.get(i), b.get(j)) {
-                (None, None) => true,
-                (Some('*'), _) => below[j] || j < b.len() && row[j + 1],
-                (_, Some('*')) => row[j + 1] || i < a.len() && below[j],
-                (Some(x), Some(y)) => (x == y || *x == '?' || *y == '?') && below[j + 1],
-                (None, Some(_)) | (Some(_), None) => false,
-            };
-        }
-    }
-    row[0]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn globs_meet_where_a_text_matches_both() {
-        let meets = |a: &str, b: &str| {
-            let chars = |s: &str| s.chars().collect::<Vec<_>>();
-            let both = (meet(&chars(a), &chars(b)), meet(&chars(b), &chars(a)));
-            assert_eq!(both.0, both.1, "{a} {b}");
-            both.0
-        };
-        for (a, b) in [("app.*", "*.x"), ("a?p.*", "app.x"), ("*", "a.b"), ("a*b", "ab"), ("*a*", "b*"), ("", "*")] {
-            assert!(meets(a, b), "{a} {b}");
-        }
-        for (a, b) in [("app.*", "shop.*"), ("*.x", "*.y"), ("a?", "a"), ("a*b", "a*c"), ("", "?")] {
-            assert!(!meets(a, b), "{a} {b}");
-        }
-    }
 }

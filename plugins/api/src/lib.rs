@@ -40,7 +40,7 @@ pub use plugin::{
 };
 pub use registry::{Context, Field, FieldType, Options, Origin, Plugin, Registry, StoreBuild};
 pub use registry::{SinkBuild, SourceBuild, TransformBuild};
-pub use selection::{NamespacePattern, Selection, Share};
+pub use selection::{NamespacePattern, Selection, Share, globs_overlap};
 pub use suggest::closest;
 pub use tool::{
     Action, Argument, ArgumentKind, Outcome, RunTool, Tool, ToolArguments, ToolContext, ToolNode, ToolRoute,

@@ -105,29 +105,10 @@ fn begins(pattern: &[char], text: &[char]) -> bool {
     places.iter().any(|place| *place < pattern.len())
 }
 
-/// Whether some text matches both globs.
-pub(crate) fn overlap(a: &str, b: &str) -> bool {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    // `meets[j]`: whether what is left of `a` and `b[j..]` have a text in common.
-    let mut meets: Vec<bool> = vec![false; b.len() + 1];
-    for i in (0..=a.len()).rev() {
-        let behind = meets.clone();
-        for j in (0..=b.len()).rev() {
-            meets[j] = match (a.get(i), b.get(j)) {
-                (None, None) => true,
-                (Some('*'), _) => behind[j] || j < b.len() && meets[j + 1],
-                (_, Some('*')) => meets[j + 1] || i < a.len() && behind[j],
-                (Some(x), Some(y)) => (x == y || *x == '?' || *y == '?') && behind[j + 1],
-                _ => false,
-            };
-        }
-    }
-    meets[0]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oplogue_api::globs_overlap as overlap;
     use proptest::prelude::*;
 
     fn globs(patterns: &[&str]) -> Result<Globs> {

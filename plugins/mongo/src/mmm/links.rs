@@ -15,14 +15,10 @@ use mongodb::{
     Collection,
     options::{Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
 };
-use oplogue_api::{Error, Result};
+use oplogue_api::{Error, Result, globs_overlap};
 
 use super::{names, options::Settings, state::Peer};
-use crate::{
-    client::bounded,
-    errors::Phase,
-    globs::{Globs, overlap},
-};
+use crate::{client::bounded, errors::Phase, globs::Globs};
 
 /// Says what the link replicates.
 ///
@@ -117,5 +113,5 @@ fn meeting(ours: Option<&Globs>, theirs: Option<&Bson>) -> Option<(String, Strin
         _ => everything(),
     };
     let all = ours.iter().flat_map(|a| theirs.iter().map(move |b| (a, b)));
-    all.filter(|(a, b)| overlap(a, b)).map(|(a, b)| (a.clone(), b.clone())).next()
+    all.filter(|(a, b)| globs_overlap(a, b)).map(|(a, b)| (a.clone(), b.clone())).next()
 }

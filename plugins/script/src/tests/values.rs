@@ -158,7 +158,7 @@ async fn values_can_be_read_and_made() {
           ts: new Timestamp({ t: 1, i: 2 }), bin: new Binary(new Uint8Array([1, 2]), 4), bytes: new Uint8Array([3]), re: new BSONRegExp('a', 'i'),
           date: new Date(5), min: new MinKey(), max: new MaxKey(), no: undefined, list: [undefined] };
         return event;";
-    let txn = oplogue_api::Txn { lsid: shared(rawdoc! {"id": 1}), number: 5 };
+    let txn = oplogue_api::Txn { lsid: shared(rawdoc! {"id": 1}), number: 5, replicated: false };
     let event = Event { wall: Some(1_795_255_200_000), txn: Some(txn.into()), ..insert(hard()) };
     let out = run(&format!("function transform(event) {{ {checks} }}"), event).await.unwrap().unwrap();
     let regex = Regex { pattern: "a".try_into().unwrap(), options: "i".try_into().unwrap() };
