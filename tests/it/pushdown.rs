@@ -334,8 +334,9 @@ async fn same(kind: &str, version: &str) {
         let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
         let about =
             format!("{kind} {version}, round {round}, OPLOGUE_TEST_SEED={}:\n{}", chance.seed(), chain.join("\n"));
-        let mut all = source(kind, &mongo.uri(), "push_down = false");
-        let mut pushed = source(kind, &mongo.uri(), "");
+        // Many ends, at events too.
+        let mut all = source(kind, &mongo.uri(), "batch_size = 50\npush_down = false");
+        let mut pushed = source(kind, &mongo.uri(), "batch_size = 50");
         let expected = read(&mut all, &start, &chain, until).await;
         let found = read(&mut pushed, &start, &chain, until).await;
         assert_eq!(found.events, expected.events, "{about}");
