@@ -145,6 +145,19 @@ async fn what_each_end_writes_in_its_own_fields_stays_by_change_streams() {
     fields_apart(pair("mongo-change-stream").await, 6).await;
 }
 
+/// Of three ends, the one at `first` merges.
+async fn three(first: usize) -> Mesh {
+    let ends = ends(3, "mongo-oplog").await;
+    let sink = format!("{MERGE}\npriority = [\"{}\"]", ends[first].name);
+    Mesh::new(ends, &[(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)], &sink)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_of_three_writes_in_its_own_fields_stays() {
+    let first = Chance::new().below(3) as usize;
+    fields_apart(three(first).await, 6).await;
+}
+
 /// Both ends change the same documents while the router is stopped. The second end writes later.
 #[tokio::test(flavor = "multi_thread")]
 async fn fields_that_both_have_changed_are_decided_by_rank() {

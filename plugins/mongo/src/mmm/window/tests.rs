@@ -2,7 +2,7 @@ use bson::{Bson, RawDocumentBuf};
 use oplogue_api::{Change, Doc, EventId, Position, Txn};
 
 use super::*;
-use crate::mmm::{marker::LogState, touched::Touched};
+use crate::mmm::{marker::LogState, touched::Touched, word::Audience};
 
 fn time(n: u32) -> Timestamp {
     Timestamp { time: n, increment: 0 }
@@ -17,7 +17,7 @@ fn unheard(window: &Window, hash: u64, upto: u32, said: Option<u32>) -> Vec<u32>
 fn who_has_not_heard_a_word_has_not_seen_what_it_was_about() {
     let link = Link { node: "a".into(), peer: "b".into() };
     let mut window = Window::new(link, time(1), 0, 1 << 20);
-    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5) };
+    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5), audience: Audience::All };
     let hash = word.hash().unwrap();
     for n in [3, 5, 6] {
         let at = time(n);
@@ -30,6 +30,7 @@ fn who_has_not_heard_a_word_has_not_seen_what_it_was_about() {
             saw_us: None,
             paths: None,
             again: None,
+            is_told: false,
         };
         window.enter_write(hash, write);
     }
@@ -112,7 +113,7 @@ fn the_marker_tells_the_fields_of_what_is_logged_as_a_whole() {
 #[test]
 fn what_others_replicate_beside_is_no_concern() {
     let mut other = marker("x", "y");
-    other.again = vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5) }];
+    other.again = vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5), audience: Audience::All }];
     let mut window = Window::new(Link { node: "a".into(), peer: "b".into() }, time(1), 0, 1 << 20)
         .of(|ns| (ns.db() == "a").then_some(true));
     window.enter(&transaction(&other, vec![on(Op::Replace, "o.p")]), time(9)).unwrap();
