@@ -307,6 +307,32 @@ async fn a_question_is_answered() {
     assert!(mesh.router.terminate().success());
 }
 
+/// A position that is saved by itself, behind markers of the other direction: what they have told is saved with it. Otherwise the next process
+/// takes the writes of the node for such that did not know of what was replicated to it long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_heard_is_saved_with_a_position_alone() {
+    let mut mesh = of_one_document().await;
+    // Now there is nothing but markers behind what the link back has applied.
+    let last = newest(&mesh.ends[1].client).await;
+    let of = |document: &Document, path: &str| at(document, path).and_then(Bson::as_timestamp);
+    let (markers, id) = mesh.marker(0, 1);
+    let written = markers.find_one(doc! {"_id": id}).await.unwrap().expect("a marker");
+    let written = of(&written, "done.time").expect("a time");
+    let (markers, id) = mesh.marker(1, 0);
+    wait_for("a position alone", || async {
+        // An application writes at the node, outside of what is replicated: the position moves.
+        let other = mesh.ends[1].client.database(&format!("{}_beside", mesh.db)).collection::<Document>("c");
+        other.insert_one(doc! {}).await.unwrap();
+        let marker = markers.find_one(doc! {"_id": &id}).await.unwrap().expect("a marker");
+        of(&marker, "position.time").is_some_and(|position| position > last)
+    })
+    .await;
+    let marker = markers.find_one(doc! {"_id": &id}).await.unwrap().expect("a marker");
+    let heard = of(&marker, &format!("seen.{}", mesh.ends[0].name));
+    assert!(heard.is_some_and(|heard| heard >= written), "{heard:?} of {written:?}");
+    assert!(mesh.router.terminate().success());
+}
+
 /// Two replications share both deployments. What one asks, the other does not answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_of_another_replication_is_not_answered() {
