@@ -9,6 +9,7 @@ mod copy;
 mod ddl;
 mod deliver;
 mod document;
+mod links;
 pub(crate) mod marker;
 mod meanwhile;
 pub(crate) mod names;
