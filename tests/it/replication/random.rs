@@ -1,6 +1,7 @@
 //! Random work at all ends, and both ends equal to the byte.
 
 use super::{
+    merge::three,
     mesh::{End, Mesh, ends, set, shared},
     work::{Worker, unique_index},
 };
@@ -158,15 +159,11 @@ async fn one_node_merges_on_the_same_keys_by_change_streams() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_node_merges_among_three_on_the_same_keys() {
-    let ends = ends(3, "mongo-oplog").await;
-    let sink = format!("{MERGE}\npriority = [\"{}\"]", ends[Chance::new().below(3) as usize].name);
-    let links = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
-    together(Mesh::new(ends, &links, &sink), &[0, 1, 2], "merge").await;
+    together(three(&mut Chance::new()).await, &[0, 1, 2], "merge").await;
 }
 
 /// The router is killed every so often, with work at all ends that goes on.
-async fn killed(mut mesh: Mesh) {
-    let chance = Chance::new();
+async fn killed(mut mesh: Mesh, chance: &Chance) {
     let why = format!("merge and kills, seed {}", chance.seed());
     let at: Vec<usize> = (0..mesh.ends.len()).collect();
     for end in &mesh.ends {
@@ -199,15 +196,13 @@ async fn killed(mut mesh: Mesh) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_merges_and_the_router_is_killed() {
-    killed(Mesh::new(ends(2, "mongo-oplog").await, &[(0, 1), (1, 0)], MERGE)).await;
+    killed(Mesh::new(ends(2, "mongo-oplog").await, &[(0, 1), (1, 0)], MERGE), &Chance::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_three_merges_and_the_router_is_killed() {
-    let ends = ends(3, "mongo-oplog").await;
-    let sink = format!("{MERGE}\npriority = [\"{}\"]", ends[Chance::new().below(3) as usize].name);
-    let links = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
-    killed(Mesh::new(ends, &links, &sink)).await;
+    let mut chance = Chance::new();
+    killed(three(&mut chance).await, &chance).await;
 }
 
 /// An old server at the end that merges, and at the other: what an oplog of 4.4 says of fields, and documents that cannot be had as

@@ -169,3 +169,35 @@ pub(super) fn same(a: Option<&RawDocument>, b: Option<&RawDocument>) -> bool {
 fn owned(document: &RawDocument) -> Option<RawDocumentBuf> {
     Some(document.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+    use oplogue_api::Namespace;
+
+    /// The change of the origin does not fit the document here. Where fields are merged nothing but its fields is taken.
+    #[test]
+    fn an_update_brings_no_field_that_it_does_not_name_to_where_fields_are_merged() {
+        let change = Change::OplogV2(Doc::from(rawdoc! {"sn": {"u": {"x": 2}}}));
+        let time = Timestamp { time: 1, increment: 1 };
+        let event = Event { change: Some(change), ..Event::new(Op::Update, Namespace::new("a.b"), time, Doc::empty()) };
+        let here = rawdoc! {"_id": 1, "theirs": 1, "n": 5};
+        let after = |here: &RawDocument, there: Option<RawDocumentBuf>, is_merged| {
+            let whole = Whole { document: there.map(Doc::from), at: Some(time), wanted: Why::Differs("shape") };
+            match apply(&event, Some(here), Some(&whole), (false, is_merged), Verdict::Apply).unwrap() {
+                Now::Same => ("same", None),
+                Now::Partly(_, document) => ("partly", Some(document)),
+                Now::Differs(_, document) => ("differs", document),
+                _ => ("another", None),
+            }
+        };
+        let there = rawdoc! {"_id": 1, "n": {"x": 2}, "ours": 1};
+        let merged = rawdoc! {"_id": 1, "theirs": 1, "n": {"x": 2}};
+        assert_eq!(after(&here, Some(there.clone()), true), ("partly", Some(merged)));
+        assert_eq!(after(&here, Some(there.clone()), false), ("differs", Some(there.clone())));
+        assert_eq!(after(&there, Some(there.clone()), true), ("same", None));
+        assert_eq!(after(&rawdoc! {"_id": 1, "n": 5}, Some(rawdoc! {"_id": 1, "n": {"x": 2}}), true).0, "differs");
+        assert_eq!(after(&here, None, true), ("same", None), "its delete comes as well");
+    }
+}

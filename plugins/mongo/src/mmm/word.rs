@@ -221,6 +221,27 @@ mod tests {
     }
 
     #[test]
+    fn a_word_is_heard_by_those_whom_it_concerns() {
+        let (ns, id, base) = (Namespace::new("a.b"), Bson::Int32(1), Timestamp { time: 5, increment: 0 });
+        for (audience, node, others) in
+            [(Audience::All, true, true), (Audience::Others, false, true), (Audience::Node, true, false)]
+        {
+            let word = Word { ns: ns.clone(), id: id.clone(), base, audience };
+            assert_eq!([word.concerns("x", "x"), word.concerns("z", "x")], [node, others], "{audience:?}");
+            assert_eq!(Word::decode(&word.encode()), Some(word.clone()));
+            // What one of them must hear and the others must, all must.
+            let mut words = Words::default();
+            assert!(words.note(Word { base: NOTHING, audience: Audience::Others, ..word.clone() }).unwrap());
+            assert_eq!(words.note(word.clone()).unwrap(), true);
+            assert_eq!(words.note(word.clone()).unwrap(), false);
+            let expected = if audience == Audience::Others { Audience::Others } else { Audience::All };
+            assert_eq!(words.all(), [Word { audience: expected, ..word.clone() }]);
+        }
+        let stranger = doc! {"ns": "a.b", "id": 1, "base": base, "for": "somebody"};
+        assert_eq!(Word::decode(&Bson::Document(stranger)), None);
+    }
+
+    #[test]
     fn words_of_a_replication_beside_ours_are_neither_heard_nor_answered() {
         let options = r#"
             uri = "mongodb://localhost"
