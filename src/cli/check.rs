@@ -11,7 +11,7 @@ use std::{
 
 use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Severity, Sink};
 
-use super::{DONE, FAILED, file, output, runtime};
+use super::{DONE, FAILED, file, graph, output, runtime};
 use crate::config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan};
 
 /// How long a server may take to answer all questions.
@@ -25,9 +25,7 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
     let mut out = String::new();
     let count = plan.routes.len();
     let _ = writeln!(out, "{}: {count} route{}", path.display(), if count == 1 { "" } else { "s" });
-    for route in &plan.routes {
-        let _ = writeln!(out, "  {}", summary(route));
-    }
+    out.push_str(&graph::of(&plan));
     let code = output::answer(&out);
     if !connect || code != DONE {
         return code;
@@ -40,18 +38,6 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
         }
         Err(code) => code,
     }
-}
-
-/// `name: factory (mongo-oplog) -> app, no-pii -> meteor (redis-oplog)`.
-fn summary(route: &RoutePlan) -> String {
-    let via: String = match route.via.as_slice() {
-        [] => String::new(),
-        via => format!(" -> {}", via.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ")),
-    };
-    format!(
-        "{}: {} ({}){via} -> {} ({})",
-        route.name, route.source.name, route.source.kind, route.sink.name, route.sink.kind
-    )
 }
 
 /// Asks everything that the plan uses, all at once, and prints the answers in order.
@@ -79,6 +65,20 @@ async fn ask(plan: &Plan) -> u8 {
         );
     }
     for route in &plan.routes {
+        for node in &route.via {
+            if seen.insert(("transform", node.name.clone())) {
+                let built = node.build(&Context { name: node.name.clone(), ..route.context(&node.name) });
+                add(
+                    format!("transform {} ({})", node.name, node.kind),
+                    patiently(async move {
+                        match built {
+                            Ok(mut transform) => transform.check().await,
+                            Err(e) => vec![e.into()],
+                        }
+                    }),
+                );
+            }
+        }
         let mut sinks = vec![&route.sink];
         if let OnBadEvent::DeadLetter(sink) = &route.on_bad_event {
             sinks.push(sink);
@@ -114,6 +114,10 @@ async fn ask(plan: &Plan) -> u8 {
         }
     }
 
+    for (name, routes) in graph::groups(plan) {
+        let routes: Vec<RoutePlan> = routes.into_iter().cloned().collect();
+        add(format!("group {name}"), patiently(graph::positions(routes)));
+    }
     if let Some(denylist) = &plan.denylist {
         let node = &denylist.store;
         let context = Context { name: node.name.clone(), state_dir: denylist.state_dir.clone(), ..Context::default() };
@@ -143,6 +147,10 @@ async fn ask(plan: &Plan) -> u8 {
             if findings.is_empty() && before > 0 {
                 findings.push(Finding::ok("as the sink itself"));
             }
+        }
+        // Most transforms need nothing from elsewhere.
+        if findings.is_empty() && title.starts_with("transform ") {
+            continue;
         }
         let code = output::answer(&render(&title, &findings, output::answers_in_colour()));
         worst = worst.max(code);

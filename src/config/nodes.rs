@@ -137,7 +137,7 @@ fn read_node<B: ?Sized>(
 
 /// Checks the options against the plugin's fields, and tries to make the plugin.
 #[allow(clippy::too_many_arguments)]
-fn finish<B: ?Sized>(
+pub(super) fn finish<B: ?Sized>(
     report: &mut Report<'_>,
     plugin: &Plugin<B>,
     attempt: fn(&Node<B>, &Context) -> Result<()>,
@@ -159,7 +159,12 @@ fn finish<B: ?Sized>(
         options: Options::new(checked.into_table()),
         build: Arc::clone(&plugin.build),
     };
-    let context = Context { name: name.to_owned(), state_dir: state_dir.to_owned(), ..Context::default() };
+    let context = Context {
+        name: name.to_owned(),
+        state_dir: state_dir.to_owned(),
+        config_dir: report.config_dir.clone(),
+        ..Context::default()
+    };
     if let Err(e) = attempt(&node, &context) {
         let span = place_of(options, &e).unwrap_or_else(|| head.clone());
         report.plugin_error(&span, what, &e);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    path::PathBuf,
 };
 
 use oplogue_api::Error;
@@ -33,6 +34,8 @@ struct Found {
 /// Everything that is known about a text that is being read.
 pub(super) struct Report<'a> {
     pub text: &'a str,
+    /// The folder of the file.
+    pub config_dir: PathBuf,
     env: &'a dyn Fn(&str) -> Option<String>,
     lines: Lines<'a>,
     found: Vec<Found>,
@@ -51,6 +54,7 @@ impl<'a> Report<'a> {
         let lines = Lines::new(text);
         Report {
             text,
+            config_dir: PathBuf::new(),
             env,
             lines,
             found: Vec::new(),

@@ -6,6 +6,7 @@
 pub(crate) mod backoff;
 pub(crate) mod bad;
 mod checkpoint;
+pub(crate) mod choice;
 mod lane;
 mod pulse;
 mod reader;

@@ -20,6 +20,7 @@ use super::{
     backoff::Backoff,
     bad::BadEvents,
     checkpoint::Saver,
+    choice,
     lane::{self, LaneShared},
     pulse,
     reader::Reader,
@@ -93,13 +94,9 @@ impl Route {
                 Ok::<_, Error>((opened, bad))
             } => opened?,
         };
+        self.metrics.counted_by_sink(&sink.counted());
         let bad = Arc::new(bad);
-        let chain = self
-            .plan
-            .via
-            .iter()
-            .map(|node| Ok((node.name.clone(), node.build(&Context { name: node.name.clone(), ..context.clone() })?)))
-            .collect::<Result<_>>()?;
+        let chain = choice::chain(&self.plan, context)?;
 
         let tracker = Tracker::default();
         let ordering = sink.ordering();

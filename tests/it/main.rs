@@ -24,6 +24,8 @@ mod process;
 mod replay;
 mod replication;
 mod replication_docs;
+mod routing;
+mod script;
 mod signals;
 mod subscriber;
 mod support;

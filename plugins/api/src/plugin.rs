@@ -56,6 +56,11 @@ pub trait Source: Send {
     /// after an error and before the next `open`, it is an error, never a hang or a start of its own accord (S15).
     async fn next(&mut self) -> Result<Option<Batch>>;
 
+    /// Whether the documents after updates are looked up: then a second reading, or that of another route, may give others (S10).
+    fn looks_up(&self) -> bool {
+        false
+    }
+
     /// The route's checkpoint is durable up to here: the source may let go of what lies before.
     async fn committed(&mut self, _upto: &Position) -> Result<()> {
         Ok(())
@@ -86,6 +91,11 @@ pub trait Transform: Send {
     /// An event that cannot be transformed is moved to `batch.bad`; an error says that the whole transform is broken.
     /// Whoever drops or adds events corrects the `before` of those in `bad` (T6). Gap events always pass (T3).
     fn apply(&mut self, batch: &mut Batch) -> Result<()>;
+
+    /// Looks, without changing anything, whether [`Transform::prepare`] will get what it needs. Nothing for a transform that needs nothing.
+    async fn check(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// What a sink asks of the engine.
@@ -181,6 +191,12 @@ pub trait Sink: Send + Sync {
     /// How far [`Sink::begin`] has come; `None` when it had nothing to do in this run. Asked whenever somebody looks.
     fn progress(&self) -> Option<Progress> {
         None
+    }
+
+    /// What has happened at this sink since it was last asked, that its users may want to count: names of the sink's own, those
+    /// at zero too, for the metric `oplogue_sink_total{route,what}`. Asked at the start and after each `write`, whatever its result.
+    fn counted(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
     }
 
     /// Makes the events durable, or says which are not.

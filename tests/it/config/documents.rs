@@ -127,7 +127,10 @@ fn all_bundled_plugins_are_registered() {
     );
     assert_eq!(
         transforms.into_keys().collect::<Vec<_>>(),
-        ["dedupe", "envelope", "external", "filter", "project", "redact", "rename", "sample", "set"]
+        [
+            "dedupe", "enrich", "envelope", "external", "filter", "project", "redact", "rename", "sample", "script",
+            "set", "unwrap"
+        ]
     );
     assert_eq!(
         sinks.into_keys().collect::<Vec<_>>(),

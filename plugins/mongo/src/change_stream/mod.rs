@@ -251,6 +251,10 @@ fn taken(reply: Option<mongodb::error::Result<mongodb::raw_batch_cursor::RawBatc
 
 #[async_trait]
 impl Source for ChangeStream {
+    fn looks_up(&self) -> bool {
+        self.settings.full_document == options::FullDocument::UpdateLookup
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.open = None;
         if interest.replicated != Replicated::AsWrites && self.settings.database.is_some() {

@@ -5,11 +5,11 @@ mod echoes;
 mod findings;
 mod gathering;
 mod log;
-mod looking;
-mod lookup;
+pub(crate) mod looking;
+pub(crate) mod lookup;
 mod options;
 mod position;
-mod readable;
+pub(crate) mod readable;
 mod reply;
 mod tail;
 
@@ -125,6 +125,10 @@ fn rfc3339(ts: Timestamp) -> String {
 
 #[async_trait]
 impl Source for Oplog {
+    fn looks_up(&self) -> bool {
+        self.settings.full_document == options::FullDocument::UpdateLookup
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.tail = None;
         let client = self.client().await?;

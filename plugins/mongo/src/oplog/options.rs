@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::log::ReadConcern;
 use crate::{client::check_uri, globs::Globs, start::Start};
 
-const NAMESPACES: &str = "full_document_namespaces";
+pub(super) const NAMESPACES: &str = "full_document_namespaces";
 
 pub(super) const FIELDS: &[Field] = &[
     Field::new("uri", FieldType::String, "The replica set, as a MongoDB connection string").required().secret(),
