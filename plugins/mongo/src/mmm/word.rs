@@ -232,8 +232,8 @@ mod tests {
             // What one of them must hear and the others must, all must.
             let mut words = Words::default();
             assert!(words.note(Word { base: NOTHING, audience: Audience::Others, ..word.clone() }).unwrap());
-            assert_eq!(words.note(word.clone()).unwrap(), true);
-            assert_eq!(words.note(word.clone()).unwrap(), false);
+            assert!(words.note(word.clone()).unwrap());
+            assert!(!words.note(word.clone()).unwrap());
             let expected = if audience == Audience::Others { Audience::Others } else { Audience::All };
             assert_eq!(words.all(), [Word { audience: expected, ..word.clone() }]);
         }
