@@ -259,8 +259,8 @@ fn causes_here(state: &State, events: &[Event], settings: &Settings) -> Result<O
         return Ok(None);
     }
     let sight = Sight::new(&state.stream, events, false, settings)?;
-    // Of merged namespaces all comes over one link, in order.
-    let follows = |event: &Event| !is_marker(event) && settings.policy(&event.ns).conflicts != Conflicts::Merge;
+    // What was merged comes from the arbiter whole, and yet waits: a third node's link brings the collections that it is for.
+    let follows = |event: &Event| !is_marker(event) && !settings.is_between_others(&event.ns);
     let missing = (0..events.len()).find(|n| follows(&events[*n]) && !state.is_followed_from(sight.of(*n).1));
     let unit = missing.and_then(|missing| units(events).into_iter().find(|unit| unit.contains(&missing)));
     Ok(unit.map(|unit| unit.start))
