@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Severity, Sink};
+use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Selection, Severity, Share, Sink};
 
 use super::{DONE, FAILED, file, graph, output, runtime};
-use crate::config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan};
+use crate::{
+    config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan},
+    engine::{chain, interest},
+};
 
 /// How long a server may take to answer all questions.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -25,7 +28,14 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
     let mut out = String::new();
     let count = plan.routes.len();
     let _ = writeln!(out, "{}: {count} route{}", path.display(), if count == 1 { "" } else { "s" });
-    out.push_str(&graph::of(&plan));
+    match graph::of(&plan) {
+        Ok(routes) => out.push_str(&routes),
+        // Built once already, when the file was read.
+        Err(e) => {
+            output::complain_of(&e);
+            return FAILED;
+        }
+    }
     let code = output::answer(&out);
     if !connect || code != DONE {
         return code;
@@ -38,6 +48,24 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
         }
         Err(code) => code,
     }
+}
+
+/// Who evaluates the filters at the head of the chain, a line each: `app: namespaces on the server; changed here`.
+///
+/// # Errors
+/// What the plugins say of their options.
+pub fn shares(route: &RoutePlan) -> Result<Vec<String>> {
+    let context = route.context(&route.sink.name);
+    let sink = route.sink.build(&context)?;
+    let interest = interest(sink.as_ref(), &chain(route, &context)?);
+    let shares = route.source.build(&route.context(&route.source.name))?.shares(&interest);
+    let line = |(selection, share): (&Selection, Share)| {
+        let side = |parts: &[String], side| (!parts.is_empty()).then(|| format!("{} {side}", parts.join(", ")));
+        let sides: Vec<String> =
+            [side(&share.server, "on the server"), side(&share.here, "here")].into_iter().flatten().collect();
+        format!("{}: {}", selection.by, sides.join("; "))
+    };
+    Ok(interest.selections.iter().zip(shares).map(line).collect())
 }
 
 /// Asks everything that the plan uses, all at once, and prints the answers in order.

@@ -2,21 +2,27 @@
 
 use std::fmt::Write as _;
 
-use oplogue_api::Finding;
+use oplogue_api::{Finding, Result};
 
-use super::{check::store, position::span};
+use super::{
+    check::{shares, store},
+    position::span,
+};
 use crate::config::{ChoicePlan, Plan, RoutePlan};
 
 /// Routes of a group that stand farther apart than this, in seconds, are worth a warning.
 const APART: u32 = 60;
 
 /// A line for each route, those of a group together, in the order in which they are asked.
-pub fn of(plan: &Plan) -> String {
+///
+/// # Errors
+/// What the plugins say of their options.
+pub fn of(plan: &Plan) -> Result<String> {
     let mut out = String::new();
     let groups = groups(plan);
     for route in &plan.routes {
         let Some(name) = group(route) else {
-            let _ = writeln!(out, "  {}", line(route));
+            write_route(&mut out, route, "  ")?;
             continue;
         };
         let Some((_, routes)) = groups.iter().find(|(group, _)| *group == name) else { continue };
@@ -26,10 +32,19 @@ pub fn of(plan: &Plan) -> String {
         let none = if routes.iter().any(|route| is_default(route)) { "" } else { ", to none if none does" };
         let _ = writeln!(out, "  group {name}: each event to the first that takes it{none}");
         for route in routes {
-            let _ = writeln!(out, "    {}", line(route));
+            write_route(&mut out, route, "    ")?;
         }
     }
-    out
+    Ok(out)
+}
+
+/// A route, and below it who evaluates its filters.
+fn write_route(out: &mut String, route: &RoutePlan, indent: &str) -> Result<()> {
+    let _ = writeln!(out, "{indent}{}", line(route));
+    for share in shares(route)? {
+        let _ = writeln!(out, "{indent}  {share}");
+    }
+    Ok(())
 }
 
 /// The groups, in the order of the file, each with its routes in the order in which they are asked.

@@ -3,6 +3,7 @@
 //! A function of the text, the environment and the plugins: nothing is connected, and no file is read but what an option of a plugin names
 //! (a script).
 
+mod chain;
 mod diagnostics;
 mod excerpt;
 mod expand;
@@ -129,6 +130,7 @@ fn read(report: &mut Report<'_>, root: &DeTable<'_>, registry: &Registry) -> Opt
         parts.transforms.warn_unused(report);
         parts.sinks.warn_unused(report);
         parts.stores.warn_unused(report);
+        chain::review(report, root, &routes);
     }
     Some(Plan {
         http: settings.http,

@@ -184,7 +184,7 @@ fn place_of(options: &DeTable<'_>, error: &Error) -> Option<Span> {
 
 /// The value at a path such as `collections.orders` or `after.$or[1].price`, as far as the table leads along it. Keys may hold dots
 /// themselves.
-fn place_in(table: &DeTable<'_>, path: &str) -> Option<Span> {
+pub(super) fn place_in(table: &DeTable<'_>, path: &str) -> Option<Span> {
     let steps = table.iter().filter_map(|(key, value)| Some((value, path.strip_prefix(key.get_ref().as_ref())?)));
     let whole = steps.filter(|(_, rest)| rest.is_empty() || rest.starts_with(['.', '[']));
     let (value, rest) = whole.min_by_key(|(_, rest)| rest.len())?;

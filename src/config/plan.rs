@@ -116,6 +116,15 @@ impl RoutePlan {
             replay: false,
         }
     }
+
+    /// The transforms of `via`, built, each with its name.
+    ///
+    /// # Errors
+    /// What the plugins say of their options.
+    pub fn chain(&self) -> Result<Vec<(String, Box<dyn Transform>)>> {
+        let build = |node: &Node<TransformBuild>| Ok((node.name.clone(), node.build(&self.context(&node.name))?));
+        self.via.iter().map(build).collect()
+    }
 }
 
 /// Where a route keeps its checkpoint.

@@ -88,6 +88,12 @@ impl<'a> Report<'a> {
         self.add(Level::Warning, Some(span.clone()), message.into(), help);
     }
 
+    /// A warning that quotes options of plugins: values that are secret are cut out of it (I8).
+    pub fn plugin_warning(&mut self, span: &Span, message: &str, help: &str) {
+        let (message, help) = (self.scrubbed(message), self.scrubbed(help));
+        self.warning(span, message, Some(help));
+    }
+
     /// A warning about the file as a whole.
     pub fn remark(&mut self, message: impl Into<String>, help: Option<String>) {
         self.add(Level::Warning, None, message.into(), help);

@@ -5,7 +5,7 @@
 
 use bson::Timestamp;
 use oplogue_api::{
-    BadEvent, Batch, Context, Doc, Error, Event, MARKERS, Op, Position, Result, Transform, TransformBuild,
+    BadEvent, Batch, Context, Doc, Error, Event, MARKERS, Op, Position, Result, Selection, Transform, TransformBuild,
 };
 
 use crate::config::{ChoicePlan, Node, RoutePlan, plan::WHEN};
@@ -78,6 +78,18 @@ impl Choice {
 }
 
 impl Transform for Choice {
+    /// What its own `when` lets through. Those before it only take away.
+    fn selection(&self) -> Option<Selection> {
+        let own = self.own.as_ref().map(|when| when.filter.selection());
+        let mut selection = own.unwrap_or_else(|| Some(Selection::default()))?;
+        selection.here.extend((!self.before.is_empty()).then_some("other routes"));
+        Some(selection)
+    }
+
+    fn asks_origin(&self) -> bool {
+        self.before.iter().chain(&self.own).any(|when| when.filter.asks_origin())
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         let mut given = std::mem::take(&mut batch.bad).into_iter().peekable();
         let events = std::mem::take(&mut batch.events);

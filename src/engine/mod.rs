@@ -29,7 +29,9 @@ use crate::{
     config::Plan,
     telemetry::{Telemetry, metrics::RouteMetrics},
 };
+pub(crate) use choice::chain;
 use route::Route;
+pub use route::interest;
 use status::RouteStatus;
 
 /// The routes of a plan, ready to run.

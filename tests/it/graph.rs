@@ -207,6 +207,7 @@ fn broken_rules_are_noticed() {
         ("oplogue-redis", false, "oplogue-mongo", "oplogue-redis depends on"),
         ("oplogue-redis", false, "oplogue-testkit", "oplogue-redis depends on"),
         ("oplogue-external", false, "oplogue-basic", "oplogue-external depends on"),
+        ("oplogue-script", false, "oplogue-basic", "oplogue-script depends on"),
         ("oplogue-mongo", true, "oplogue-basic", "for its tests"),
         ("oplogue-basic", false, "mongodb", "depends on the driver mongodb"),
         ("oplogue-testkit", false, "oplogue-basic", "the testkit depends on"),

@@ -21,6 +21,7 @@ mod leaks;
 mod outage;
 mod predicates;
 mod process;
+mod pushdown;
 mod replay;
 mod replication;
 mod replication_docs;

@@ -183,3 +183,36 @@ async fn what_was_looked_up_is_redacted_too() {
     }
     assert!(!oplogue.log().contains(SECRET) && !oplogue.log().contains("panicked"), "{}", oplogue.log());
 }
+
+/// A backlog of many batches asks once for the documents that it changes again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_asks_once_for_a_document() {
+    let mongo = servers::mongo().await;
+    let db = unique("enrich");
+    let mut oplogue = Oplogue::new(&format!(
+        "{}batch_size = 50\n[transforms.mine]\ntype = \"filter\"\nnamespaces = [\"{db}.c\"]\noperations = [\"update\"]\n\
+         [transforms.full]\ntype = \"enrich\"\nuri = \"{}\"\n[sinks.out]\ntype = \"stdout\"\n\
+         [[routes]]\nfrom = [\"a\"]\nvia = [\"mine\", \"full\"]\nto = [\"out\"]\n",
+        source("mongo-oplog", &mongo.uri()),
+        mongo.uri()
+    ));
+    oplogue.start();
+    assert!(oplogue.terminate().success());
+    let database = mongo.client().await.database(&db);
+    let c = database.collection::<Document>("c");
+    database.run_command(doc! {"profile": 2}).await.unwrap();
+    for id in 0..10 {
+        c.insert_one(doc! {"_id": id, "n": 0}).await.unwrap();
+    }
+    for n in 1..=50 {
+        c.update_many(doc! {}, doc! {"$set": {"n": n}}).await.unwrap();
+    }
+    oplogue.start();
+    oplogue.wait("all updates", |o| o.events().len() == 500);
+    assert!(oplogue.terminate().success());
+    assert!(oplogue.events().iter().all(|e| e["after"]["n"] == 50), "{:?}", oplogue.events()[0]);
+    let profile = database.collection::<Document>("system.profile");
+    let finds =
+        profile.count_documents(doc! {"op": "query", "appName": "oplogue full", "command.find": "c"}).await.unwrap();
+    assert_eq!(finds, 1);
+}

@@ -13,6 +13,7 @@ mod globs;
 mod identity;
 mod mmm;
 mod oplog;
+mod pushdown;
 mod start;
 mod store;
 

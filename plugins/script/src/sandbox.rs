@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -72,11 +72,20 @@ pub enum Limit {
     Cancelled,
 }
 
+/// Between the engine and whoever waits for it.
+#[derive(Default)]
+pub struct Pulse {
+    /// Nobody waits any longer.
+    pub cancelled: AtomicBool,
+    /// How often the engine has asked whether it must stop: it gets on, however slowly.
+    pub beats: AtomicU64,
+}
+
 /// What is shared with the interrupt handler and the functions of the host.
 struct Shared {
     deadline: Cell<Duration>,
     hit: Cell<Option<Limit>>,
-    cancelled: RefCell<Arc<AtomicBool>>,
+    pulse: RefCell<Arc<Pulse>>,
     origins: RefCell<Origins>,
     /// The documents of the event; `update` only once it was asked for.
     parts: RefCell<[Option<Doc>; PARTS]>,
@@ -96,7 +105,9 @@ impl Shared {
     }
     /// Whether the script must stop.
     fn interrupts(&self) -> bool {
-        if self.cancelled.borrow().load(Ordering::Relaxed) {
+        let pulse = self.pulse.borrow();
+        pulse.beats.fetch_add(1, Ordering::Relaxed);
+        if pulse.cancelled.load(Ordering::Relaxed) {
             self.hit.set(Some(Limit::Cancelled));
         } else if cpu_time() > self.deadline.get() {
             self.hit.set(Some(Limit::Time));
@@ -129,7 +140,7 @@ pub fn with<R>(script: &Arc<Script>, words: &Arc<Words>, work: impl FnOnce(&Sand
         // Loading has more time: it is done once.
         deadline: Cell::new(cpu_time() + script.time.max(Duration::from_secs(1))),
         hit: Cell::new(None),
-        cancelled: RefCell::default(),
+        pulse: RefCell::default(),
         origins: RefCell::default(),
         parts: RefCell::default(),
         change: RefCell::default(),
@@ -273,8 +284,8 @@ impl<'js> Sandbox<'js> {
     ///
     /// # Errors
     /// The limit that it ran into.
-    pub fn pass(&self, event: &Event, cancelled: &Arc<AtomicBool>) -> std::result::Result<Verdict, Limit> {
-        *self.shared.cancelled.borrow_mut() = Arc::clone(cancelled);
+    pub fn pass(&self, event: &Event, pulse: &Arc<Pulse>) -> std::result::Result<Verdict, Limit> {
+        *self.shared.pulse.borrow_mut() = Arc::clone(pulse);
         self.shared.hit.set(None);
         self.shared.deadline.set(cpu_time() + self.script.time);
         self.shared.origins.borrow_mut().clear();

@@ -5,11 +5,7 @@
 //! thread cannot be ended. It is left behind, with the lowest priority, and counted.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -20,10 +16,12 @@ use tokio::sync::oneshot;
 use crate::{
     message::Words,
     options::Script,
-    sandbox::{self, Limit, Sandbox, THREAD_STACK, for_bytes},
+    sandbox::{self, Limit, Pulse, Sandbox, THREAD_STACK, for_bytes},
     verdict::Verdict,
 };
 
+/// How long nothing may be heard of an engine at all. It tells of itself every some thousand instructions, also while others have the CPU.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long loading may take in all.
 const LOADING: Duration = Duration::from_secs(20);
 
@@ -34,7 +32,7 @@ struct Request {
     from: usize,
     /// The answers so far, in order.
     verdicts: Arc<Mutex<Vec<Verdict>>>,
-    cancelled: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
     done: oneshot::Sender<Result<()>>,
 }
 
@@ -53,7 +51,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub struct Worker {
     requests: mpsc::Sender<Request>,
     thread: ThreadId,
-    patience: Duration,
 }
 
 /// What became of a request.
@@ -65,11 +62,11 @@ pub enum Answer {
 }
 
 /// Sets a flag when it is dropped: nobody waits any longer.
-struct Cancel(Arc<AtomicBool>);
+struct Cancel(Arc<Pulse>);
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.cancelled.store(true, Ordering::Relaxed);
     }
 }
 
@@ -89,12 +86,7 @@ impl Worker {
             .spawn(live)
             .map_err(|e| Error::transient(format!("cannot start a thread for a script: {e}")))?;
         match loaded.recv_timeout(LOADING) {
-            // An event may run into its limit twice, and others may need the CPU.
-            Ok(Ok(thread)) => Ok(Worker {
-                requests,
-                thread,
-                patience: (script.time * 50).clamp(Duration::from_secs(10), Duration::from_secs(60)),
-            }),
+            Ok(Ok(thread)) => Ok(Worker { requests, thread }),
             Ok(Err(e)) => Err(e),
             Err(_) => {
                 Err(Error::option(script.option, format!("{}: loading it does not come to an end", script.title)))
@@ -108,13 +100,19 @@ impl Worker {
     /// `Bug`, when the engine fails.
     pub async fn ask(&self, events: &Arc<Vec<Event>>, from: usize) -> Result<Answer> {
         let verdicts = Arc::<Mutex<Vec<Verdict>>>::default();
-        let cancelled = Arc::<AtomicBool>::default();
-        let _cancel = Cancel(Arc::clone(&cancelled));
+        let pulse = Arc::<Pulse>::default();
+        let _cancel = Cancel(Arc::clone(&pulse));
         let (done, mut answered) = oneshot::channel();
-        let request = Request { events: Arc::clone(events), from, verdicts: Arc::clone(&verdicts), cancelled, done };
+        let request = Request {
+            events: Arc::clone(events),
+            from,
+            verdicts: Arc::clone(&verdicts),
+            pulse: Arc::clone(&pulse),
+            done,
+        };
         let gone = || Error::bug("the thread of a script ended");
         self.requests.send(request).map_err(|_| gone())?;
-        let (mut seen, mut since) = (0, Instant::now());
+        let (mut seen, mut since) = ((0, 0), Instant::now());
         loop {
             match tokio::time::timeout(Duration::from_millis(500), &mut answered).await {
                 Ok(Ok(Ok(()))) => return Ok(Answer::All(std::mem::take(&mut lock(&verdicts)))),
@@ -122,12 +120,11 @@ impl Worker {
                 Ok(Err(_)) => return Err(gone()),
                 Err(_) => {}
             }
-            let now = lock(&verdicts).len();
-            if now > seen {
+            let now = (lock(&verdicts).len(), pulse.beats.load(Ordering::Relaxed));
+            let size = events.get(from + now.0).map_or(0, Event::size);
+            if now != seen {
                 (seen, since) = (now, Instant::now());
-            } else if since.elapsed()
-                > self.patience + events.get(from + now).map_or(Duration::ZERO, |e| 2 * for_bytes(e.size()))
-            {
+            } else if since.elapsed() > PATIENCE + 2 * for_bytes(size) {
                 lower_priority(self.thread);
                 return Ok(Answer::Stuck(std::mem::take(&mut lock(&verdicts))));
             }
@@ -192,10 +189,10 @@ fn live(
             },
         };
         while let Some(event) = request.next() {
-            if request.cancelled.load(Ordering::Relaxed) {
+            if request.pulse.cancelled.load(Ordering::Relaxed) {
                 break;
             }
-            match sandbox.pass(event, &request.cancelled) {
+            match sandbox.pass(event, &request.pulse) {
                 Ok(verdict) => lock(&request.verdicts).push(verdict),
                 Err(Limit::Cancelled) => return End::Spoilt,
                 Err(limit) => {

@@ -298,7 +298,7 @@ fn a_wrong_query_is_shown_where_it_stands() {
     let text = "[sources.a]\ntype = \"bson-dump\"\npath = \"x\"\n[sinks.x]\ntype = \"stdout\"\n\
                 [[routes]]\nfrom = \"a\"\nto = \"x\"\nwhen = { after = { n = { \"$gtt\" = 1 } } }\n";
     let told = oplogue::config::examine(text, "test.toml", &env, &oplogue::builtin::registry()).diagnostics.to_string();
-    let wanted = "`when`: `after.n.$gtt`: there is no operator `$gtt`\n --> test.toml:9:34";
+    let wanted = "`when`: `after.n.$gtt`: there is no operator `$gtt`\n --> test.toml:9:35";
     assert!(told.contains(wanted), "{told}");
 }
 

@@ -115,7 +115,7 @@ mod tests {
             let counted: usize = cache.all.iter().map(|(key, e)| size(key, e.document.as_ref())).sum();
             assert_eq!(cache.bytes, counted);
             assert!(cache.bytes <= 10_000 && cache.order.len() <= 2 * cache.all.len() + 17);
-            assert!(cache.all.len() >= 3, "it keeps what fits");
+            assert!(n < 10 || cache.all.len() >= 3, "it keeps what fits");
         }
         cache.put(key(1), document(1), at(1), now);
         cache.put(key(1), document(20_000), at(2), now);

@@ -193,7 +193,7 @@ impl Sink for Mmm {
     }
 
     fn interest(&self) -> Interest {
-        Interest { replicated: Replicated::Markers }
+        Interest { replicated: Replicated::Markers, ..Interest::default() }
     }
 
     fn whole_transactions(&self) -> bool {

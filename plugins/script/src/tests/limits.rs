@@ -60,6 +60,13 @@ async fn a_script_that_gathers_memory_harms_no_event() {
 }
 
 #[tokio::test]
+async fn the_smallest_memory_is_enough_for_a_script() {
+    let mut script = with("code = 'function transform(e) { e.after.n++; return e; }'\nmemory = '1MiB'").unwrap();
+    let batch = pass(&mut script, (0..3000).map(numbered).collect()).await;
+    assert_eq!((batch.events.len(), batch.bad.len()), (3000, 0));
+}
+
+#[tokio::test]
 async fn a_large_document_is_no_offence() {
     let items: Vec<bson::Document> = (0..200_000).map(|n| bson::doc! {"sku": "abcdef", "n": n, "price": 1.5}).collect();
     let large = bson::RawDocumentBuf::try_from(&bson::doc! {"_id": 1, "n": 0, "items": items}).unwrap();

@@ -1,4 +1,4 @@
-use oplogue_api::{Batch, Finding, Result, Transform, async_trait};
+use oplogue_api::{Batch, Finding, Footprint, Result, Selection, Transform, async_trait};
 
 use super::{
     Fault, Schedule,
@@ -25,6 +25,18 @@ impl Transform for FaultyTransform {
     }
     async fn check(&mut self) -> Vec<Finding> {
         self.inner.check().await
+    }
+
+    fn selection(&self) -> Option<Selection> {
+        self.inner.selection()
+    }
+
+    fn footprint(&self) -> Footprint {
+        self.inner.footprint()
+    }
+
+    fn asks_origin(&self) -> bool {
+        self.inner.asks_origin()
     }
 
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
