@@ -96,8 +96,7 @@ async fn settle(mesh: &mut Mesh, why: &str) {
     mesh.settle_until_equal(why).await;
 }
 
-async fn fields_apart(mut mesh: Mesh, rounds: usize) {
-    let mut chance = Chance::new();
+async fn fields_apart(mut mesh: Mesh, mut chance: Chance) {
     let why = format!("seed {}", chance.seed());
     mesh.router.start();
     for key in 0..KEYS {
@@ -106,7 +105,7 @@ async fn fields_apart(mut mesh: Mesh, rounds: usize) {
     mesh.settle().await;
     let mut applications: Vec<_> =
         (0..mesh.ends.len()).map(|end| Application::new(&mesh, end, chance.seed())).collect();
-    for round in 0..rounds {
+    for round in 0..6 {
         let steps = 20 + chance.below(60) as usize;
         let work = applications.iter_mut().map(|application| application.work(steps));
         if round % 2 == 0 {
@@ -137,12 +136,40 @@ async fn fields_apart(mut mesh: Mesh, rounds: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_each_end_writes_in_its_own_fields_stays() {
-    fields_apart(pair("mongo-oplog").await, 6).await;
+    fields_apart(pair("mongo-oplog").await, Chance::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_each_end_writes_in_its_own_fields_stays_by_change_streams() {
-    fields_apart(pair("mongo-change-stream").await, 6).await;
+    fields_apart(pair("mongo-change-stream").await, Chance::new()).await;
+}
+
+/// Three ends, of which one merges, by chance.
+pub async fn three(chance: &mut Chance) -> Mesh {
+    let first = chance.below(3) as usize;
+    let ends = ends(3, "mongo-oplog").await;
+    let sink = format!("{MERGE}\npriority = [\"{}\"]", ends[first].name);
+    Mesh::new(ends, &[(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)], &sink)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_of_three_writes_in_its_own_fields_stays() {
+    let mut chance = Chance::new();
+    fields_apart(three(&mut chance).await, chance).await;
+}
+
+/// Between two nodes of which neither merges nothing is carried; and that there is no other way is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_third_one_merges_waits_for_its_links() {
+    let ends = ends(3, "mongo-oplog").await;
+    let sink = format!("{MERGE}\npriority = [\"{}\"]", ends[0].name);
+    let mut mesh = Mesh::new(ends, &[(1, 2), (2, 1)], &sink);
+    mesh.router.start();
+    mesh.coll(1, "c").insert_one(doc! {"_id": 1}).await.unwrap();
+    let said = format!("is merged by `{}`, the first of `priority`, and no link leads from there", mesh.ends[0].name);
+    mesh.router.wait("told of the missing link", |o| o.log().contains(&said));
+    assert_eq!(mesh.coll(2, "c").find_one(doc! {}).await.unwrap(), None);
+    assert!(mesh.router.terminate().success());
 }
 
 /// Both ends change the same documents while the router is stopped. The second end writes later.
@@ -291,6 +318,32 @@ async fn a_question_is_answered() {
     mesh.router.start();
     settle(&mut mesh, "answered").await;
     assert_eq!(mesh.coll(1, "c").find_one(doc! {"_id": 1}).await.unwrap(), Some(doc! {"_id": 1, "x": 0}));
+    assert!(mesh.router.terminate().success());
+}
+
+/// A position that is saved by itself, behind markers of the other direction: what they have told is saved with it. Otherwise the next process
+/// takes the writes of the node for such that did not know of what was replicated to it long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_heard_is_saved_with_a_position_alone() {
+    let mut mesh = of_one_document().await;
+    // Now there is nothing but markers behind what the link back has applied.
+    let last = newest(&mesh.ends[1].client).await;
+    let of = |document: &Document, path: &str| at(document, path).and_then(Bson::as_timestamp);
+    let (markers, id) = mesh.marker(0, 1);
+    let written = markers.find_one(doc! {"_id": id}).await.unwrap().expect("a marker");
+    let written = of(&written, "done.time").expect("a time");
+    let (markers, id) = mesh.marker(1, 0);
+    wait_for("a position alone", || async {
+        // An application writes at the node, outside of what is replicated: the position moves.
+        let other = mesh.ends[1].client.database(&format!("{}_beside", mesh.db)).collection::<Document>("c");
+        other.insert_one(doc! {}).await.unwrap();
+        let marker = markers.find_one(doc! {"_id": &id}).await.unwrap().expect("a marker");
+        of(&marker, "position.time").is_some_and(|position| position > last)
+    })
+    .await;
+    let marker = markers.find_one(doc! {"_id": &id}).await.unwrap().expect("a marker");
+    let heard = of(&marker, &format!("seen.{}", mesh.ends[0].name));
+    assert!(heard.is_some_and(|heard| heard >= written), "{heard:?} of {written:?}");
     assert!(mesh.router.terminate().success());
 }
 

@@ -1,6 +1,7 @@
 //! Random work at all ends, and both ends equal to the byte.
 
 use super::{
+    merge::three,
     mesh::{End, Mesh, ends, set, shared},
     work::{Worker, unique_index},
 };
@@ -154,6 +155,54 @@ async fn one_node_merges_on_the_same_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_node_merges_on_the_same_keys_by_change_streams() {
     together(Mesh::new(ends(2, "mongo-change-stream").await, &[(0, 1), (1, 0)], MERGE), &[0, 1], "merge").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_merges_among_three_on_the_same_keys() {
+    together(three(&mut Chance::new()).await, &[0, 1, 2], "merge").await;
+}
+
+/// The router is killed every so often, with work at all ends that goes on.
+async fn killed(mut mesh: Mesh, chance: &Chance) {
+    let why = format!("merge and kills, seed {}", chance.seed());
+    let at: Vec<usize> = (0..mesh.ends.len()).collect();
+    for end in &mesh.ends {
+        unique_index(&end.client, &mesh.db).await;
+    }
+    mesh.router.start();
+    let workers = at.iter().map(|end| {
+        let mut worker = Worker::new(&mesh.ends[*end].client, &mesh.db, chance.seed() ^ (*end as u64) << 7, 0);
+        worker.swaps = false;
+        worker
+    });
+    let mut workers: Vec<Worker> = workers.collect();
+    for _ in 0..4 {
+        let work = futures_util::future::join_all(workers.iter_mut().map(|worker| worker.work(40)));
+        let router = &mut mesh.router;
+        // In the middle of it, whenever that is: the ends take as long as they take.
+        let kill = async {
+            tokio::task::yield_now().await;
+            tokio::task::block_in_place(|| {
+                router.kill();
+                router.spawn();
+            });
+        };
+        futures_util::future::join(work, kill).await;
+    }
+    workers.into_iter().for_each(Worker::finish);
+    mesh.settle_until_equal(&why).await;
+    assert!(mesh.router.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_merges_and_the_router_is_killed() {
+    killed(Mesh::new(ends(2, "mongo-oplog").await, &[(0, 1), (1, 0)], MERGE), &Chance::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_three_merges_and_the_router_is_killed() {
+    let mut chance = Chance::new();
+    killed(three(&mut chance).await, &chance).await;
 }
 
 /// An old server at the end that merges, and at the other: what an oplog of 4.4 says of fields, and documents that cannot be had as

@@ -10,6 +10,7 @@ use super::{
     document::{self, Now, Whole, Why},
     marker::Marker,
     names, nested,
+    options::Conflicts,
     origin::{Documents, as_bson, raw},
     records,
     sight::Sight,
@@ -21,7 +22,7 @@ use super::{
     unsettled::Unsettled,
     verdict::{Earlier, Verdict, verdict},
     window::Window,
-    word::{Word, Words, is_word},
+    word::{Audience, NOTHING, Word, Words, is_word},
 };
 
 /// What the words and fields of a marker may take, in bytes: it has to fit into an entry of the log, with what is written beside it.
@@ -113,12 +114,12 @@ impl Peer {
             return Err(Failure::TooLarge(e).into());
         }
         marker.session = self.session.id(self.client().await?).await?;
-        let has_spoken = !state.marker()?.again.is_empty();
         marker.unsettled.merge(&tactics.met);
         if let Some(window) = &mut state.window {
-            // What the last words were about is still needed, which only the log says. And much is not read with documents locked.
-            if has_spoken || window.is_behind() {
+            // Much is not read with documents locked.
+            if state.has_spoken || window.is_behind() {
                 window.pull(self.client().await?).await?;
+                state.has_spoken = false;
             }
             sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
@@ -195,6 +196,7 @@ impl Peer {
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut pending = HashSet::new();
+        let mut is_said = true;
         for (n, (event, plan)) in events.iter().zip(plans).enumerate() {
             let Some(key) = event.key.as_deref() else { continue };
             let won = match plan {
@@ -233,8 +235,9 @@ impl Peer {
                     let now = subject.now.take();
                     let link = &self.settings.link;
                     let (clock, _) = sight.of(n);
-                    let is_unknown = tactics.is_behind || is_covered;
-                    let next = document::apply(event, now.as_deref(), whole, is_unknown, verdict)?;
+                    let is_unknown = self.is_behind(event, tactics) || is_covered;
+                    let is_merged = arbiter::merges(&self.settings, &event.ns);
+                    let next = document::apply(event, now.as_deref(), whole, (is_unknown, is_merged), verdict)?;
                     let whole_at = whole.and_then(|whole| whole.at);
                     if let (Now::Is(_) | Now::Differs(..) | Now::Won(..), Some(upto)) = (&next, whole_at) {
                         writes.taken.insert(place, upto);
@@ -252,6 +255,17 @@ impl Peer {
                                 document.as_deref(),
                             )?);
                             (document, true)
+                        }
+                        Now::Partly(kind, document) => {
+                            // The node has another document: it is told of this one.
+                            is_said &= !tactics.again.note(Word::on(event, key, NOTHING, Audience::All)?)?;
+                            if let Some(kind) = kind {
+                                let versions = (now.as_deref(), whole.and_then(|whole| whole.document.as_deref()));
+                                writes
+                                    .records
+                                    .push(records::differs(link, event, kind, clock, versions.0, versions.1)?);
+                            }
+                            (Some(document), true)
                         }
                         Now::Won(conflict, document) => {
                             if !document::same(now.as_deref(), document.as_deref()) {
@@ -295,6 +309,9 @@ impl Peer {
             self.fetch(wanted, tactics).await?;
             return Err(Retry::Otherwise);
         }
+        if !is_said {
+            return Err(Retry::Otherwise);
+        }
         if !tactics.asks.is_empty() {
             self.contests(transaction, state, events, (sight, marker), tactics, &mut subjects, &mut writes).await?;
         }
@@ -328,10 +345,13 @@ impl Peer {
         let mut left: HashMap<Place, Word> = HashMap::new();
         let mut again = false;
         for (n, event) in events.iter().enumerate() {
-            for word in arbiter::unanswered(&self.settings, state, event, sight.of(n).1)? {
-                again |= tactics.again.note(word)?;
+            for (word, is_open) in arbiter::questions(&self.settings, state, event, sight.of(n).1)? {
+                let before = earlier.entry(word.hash()?).or_default();
+                before.said = before.said.into_iter().chain([word.base]).min();
+                again |= is_open && tactics.again.note(word)?;
             }
             let wanted = self.settings.wants(&event.ns) && !event.op.is_barrier();
+            let wanted = wanted && !self.settings.is_between_others(&event.ns);
             let Some(key) = event.key.as_deref().filter(|_| wanted) else {
                 plans.push(Plan::Nothing);
                 continue;
@@ -341,9 +361,11 @@ impl Peer {
             // Even if there is nothing to be done here: elsewhere the word is waited for.
             let mut before = earlier.get(&hash).copied().unwrap_or_default();
             if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
-                again |= tactics.again.note(Word::on(event, key, base)?)?;
+                again |= tactics.again.note(Word::on(event, key, base, Audience::All)?)?;
                 before.said = Some(base);
                 earlier.insert(hash, before);
+            } else if let Some(word) = arbiter::forward(&self.settings, state, event, key)? {
+                again |= tactics.again.note(word)?;
             }
             if let Some(code) = tactics.refused.get(&n) {
                 writes.records.push(records::refused(&self.settings.link, event, *code)?);
@@ -359,22 +381,13 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             }
-            let mut verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
-            let is_whole = tactics.read.contains(&place) || tactics.is_behind;
-            if matches!(verdict, Verdict::Apply)
-                && event.op == Op::Update
-                && is_whole
-                && !state.is_covered(event.time)
-                && arbiter::is_between_others(&self.settings, state, &event.ns)
-            {
-                verdict = Verdict::Wait;
-            }
+            let verdict = verdict(&self.settings, state, event, hash, (sight, n), before)?;
             if matches!(verdict, Verdict::TooNew) {
                 return Err(tactics.look_again());
             }
             match &verdict {
                 Verdict::Wait if !left.contains_key(&place) => {
-                    left.insert(place.clone(), Word::on(event, key, event.time)?);
+                    left.insert(place.clone(), Word::on(event, key, event.time, Audience::All)?);
                 }
                 // The word on what was left out before.
                 Verdict::Apply if is_word(event) => {
@@ -385,7 +398,7 @@ impl Peer {
             if let Verdict::Remote(conflict) = &verdict {
                 earlier.insert(hash, Earlier { beaten: Some(conflict.upto), ..before });
             }
-            let is_unknown = tactics.is_behind || state.is_covered(event.time);
+            let is_unknown = self.is_behind(event, tactics) || state.is_covered(event.time);
             let plan = match verdict {
                 Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
                 Verdict::Wait => Plan::Nothing,
@@ -423,6 +436,11 @@ impl Peer {
             return Err(Failure::Again(Error::transient("the marker of the link has changed")).into());
         }
         Ok(())
+    }
+
+    /// Whether what the event follows from may not be here. Of merged namespaces all comes over one link, in order.
+    fn is_behind(&self, event: &Event, tactics: &Tactics) -> bool {
+        tactics.is_behind && self.settings.policy(&event.ns).conflicts != Conflicts::Merge
     }
 
     fn plan(&self, event: &Event, key: &RawDocument, state: &State) -> Result<Plan> {

@@ -1,18 +1,22 @@
 //! conflicts = "merge": one node merges, the arbiter, and the others take its word.
 //!
 //! 1. At the arbiter a change that comes is merged with the concurrent writes there, field by field, and the result goes back as a
-//!    word ([`super::word`]).
+//!    word ([`super::word`]). An update changes there the fields that it names and no other, whatever the document of its node is like.
 //! 2. Elsewhere a change that meets concurrent writes is left out: those writes are on their way to the arbiter, and are
 //!    concurrent there as well, so that its word comes; and it is asked for, to be sure. It is taken when it has seen all that was
 //!    written there.
-//! 3. Whoever has not heard a word has not seen anything that the word was about either, whatever the markers say: it may have left
-//!    it out. So at the arbiter the writes from the beginning of an unheard word on are concurrent.
+//! 3. Whoever has not heard a word, or has left it out, has not seen anything that the word was about either, whatever the markers
+//!    say. So at the arbiter the writes from the beginning of an unheard word on are concurrent, and behind a question
+//!    those from the first that was left out on.
+//! 4. In a mesh all of it goes through the arbiter. It says a word for each change that comes, to those that did not write it,
+//!    and the links between two others carry nothing of these namespaces. So each of them is in a pair with the
+//!    arbiter, and what the arbiter has of third nodes is, for them, what it has written itself.
 //!
 //! So after the last write the last word is taken everywhere, and no two nodes ever have to decide alike.
 
 use std::cmp::Ordering;
 
-use bson::Timestamp;
+use bson::{RawDocument, Timestamp};
 use oplogue_api::{Error, Event, Namespace, Op, Result};
 
 use super::{
@@ -24,7 +28,7 @@ use super::{
     state::State,
     verdict::{self, Conflict, Earlier, Verdict, ranked},
     window::{Window, Write},
-    word::{Word, asked},
+    word::{Audience, NOTHING, Word, asked},
 };
 
 /// An update that is merged field by field.
@@ -40,27 +44,30 @@ pub(super) struct Fields {
 /// # Errors
 /// `Operator` where several links lead to the peer and nobody says which node is the arbiter of all.
 fn is_arbiter(settings: &Settings, window: &Window) -> Result<bool> {
-    let others = window.applied();
-    match settings.priority.first() {
-        Some(first) if others.of(first).is_some() => Ok(false),
-        None if !others.all().is_empty() => Err(Error::operator(
+    if settings.priority.is_empty() && !window.applied().all().is_empty() {
+        return Err(Error::operator(
             "several links lead to the peer: conflicts = \"merge\" needs `priority` then",
         )
         .hint(
             "name in all sinks the same node first, one that has links with all others in both directions: it merges",
-        )),
-        _ => Ok(!settings.is_preferred()),
+        ));
     }
+    Ok(!settings.is_preferred())
 }
 
-/// Whether the link leads from one to another of those who take the word of a third. A document that is taken whole there may lack what
-/// its node has left out, whatever its markers say, and would take away what was written here.
-pub(super) fn is_between_others(settings: &Settings, state: &State, ns: &Namespace) -> bool {
-    let is_third = |first: &String| *first != settings.link.node && *first != settings.link.peer;
-    state.is_mesh
-        && state.window.is_some()
-        && settings.policy(ns).conflicts == Conflicts::Merge
-        && settings.priority.first().is_some_and(is_third)
+/// Whether the peer merges the documents of a namespace.
+pub(super) fn merges(settings: &Settings, ns: &Namespace) -> bool {
+    settings.policy(ns).conflicts == Conflicts::Merge && !settings.is_preferred() && !settings.is_between_others(ns)
+}
+
+/// The word on a change that met nothing, to those that did not write it: in a mesh they hear of it from the arbiter only.
+pub(super) fn forward(settings: &Settings, state: &State, event: &Event, key: &RawDocument) -> Result<Option<Word>> {
+    let is_named = |node: &String| *node != settings.link.node && *node != settings.link.peer;
+    let is_mesh = state.is_mesh || settings.priority.iter().any(is_named);
+    match is_mesh && merges(settings, &event.ns) {
+        true => Word::on(event, key, NOTHING, Audience::Others).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Whether, and from which time of the peer's log on, what a change meets makes it a matter of the arbiter, which the peer is. `said`:
@@ -80,21 +87,21 @@ pub(super) fn base(
     Ok(if first.is_some() && is_arbiter(settings, window)? { first } else { None })
 }
 
-/// The documents that this marker waits for a word on, of which no word is on its way; the peer being the arbiter.
-pub(super) fn unanswered(settings: &Settings, state: &State, event: &Event, seen: &Seen) -> Result<Vec<Word>> {
+/// The documents that this marker waits for a word on, from the first on that its writer has left out of each; the peer being the
+/// arbiter. With each, whether no such word is on its way.
+pub(super) fn questions(settings: &Settings, state: &State, event: &Event, seen: &Seen) -> Result<Vec<(Word, bool)>> {
     let Some(window) = &state.window else { return Ok(Vec::new()) };
-    let mut asked = asked(settings, event);
+    let asked = asked(settings, event);
     if asked.is_empty() || !is_arbiter(settings, window)? {
         return Ok(Vec::new());
     }
-    let is_said = |word: &Word| Ok(window.concurrent(word.hash()?, seen).any(|write| write.again.is_some()));
     let mut all = Vec::new();
-    for mut word in asked.drain(..).filter(|word| settings.policy(&word.ns).conflicts == Conflicts::Merge) {
-        if !is_said(&word)? {
-            // What was left out may have come from a third node: then it says a time of that one's log.
-            word.base = window.first(word.hash()?).map_or(word.base, |first| first.min(word.base));
-            all.push(word);
-        }
+    for word in asked.into_iter().filter(|word| merges(settings, &word.ns)) {
+        let hash = word.hash()?;
+        // What a word was about is left out with it.
+        let base = window.begins(hash, word.base, seen);
+        let is_said = window.concurrent(hash, seen).any(|write| write.again.is_some_and(|from| from <= base));
+        all.push((Word { base, audience: Audience::Node, ..word }, !is_said));
     }
     Ok(all)
 }

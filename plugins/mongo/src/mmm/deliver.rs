@@ -16,7 +16,7 @@ use super::{
     apply::{Outcome, Retry, Tactics},
     arbiter,
     chunk::{chunks, units},
-    marker::Marker,
+    marker::{Link, Marker},
     names,
     options::{Conflicts, Settings},
     origin::raw,
@@ -74,6 +74,7 @@ impl Mmm {
                 }
             }
             self.look_at_collections(state, part).await?;
+            self.look_at_third(state, part).await?;
             let is_last = rest.is_empty();
             let before = state.marker()?.position.clone();
             let position = if is_last { upto } else { &before };
@@ -153,6 +154,24 @@ impl Mmm {
         Ok(())
     }
 
+    /// Leaves to the node that merges what goes through it, once there is a link that brings it from there.
+    async fn look_at_third(&self, state: &mut State, events: &[Event]) -> Result<()> {
+        let Some(third) = self.peer.settings.third().filter(|_| !state.is_third_here) else { return Ok(()) };
+        let is_left = |event: &&Event| self.concerns(event) && self.peer.settings.is_between_others(&event.ns);
+        let Some(event) = events.iter().find(is_left) else { return Ok(()) };
+        let peer = &self.peer.settings.link.peer;
+        let link = Link { node: third.to_owned(), peer: peer.clone() };
+        let markers = self.peer.markers().await?;
+        let found = markers.find_one(doc! {"_id": link.marker_id(0)}).into_future();
+        if client::bounded(found, Phase::Apply).await?.is_none() {
+            return Err(Error::transient(format!("{} is merged by `{third}`, the first of `priority`, and no link leads from there to `{peer}`", event.ns))
+                .hint("links with all others in both directions belong to the node that merges; or name another one first in `priority`, in all sinks"));
+        }
+        info!(route = self.route, "merged fields come to `{peer}` from `{third}`, and not from here");
+        state.is_third_here = true;
+        Ok(())
+    }
+
     /// Waits until another link has brought what the first of the events follows from; not for ever, since that link may be cut.
     async fn wait_for_causes(&self, state: &mut State, events: &[Event]) -> Result<bool> {
         let limit = Instant::now() + CAUSES;
@@ -220,7 +239,8 @@ impl Mmm {
         }
         let sight = Sight::new(&state.stream, events, false, settings)?;
         for (n, event) in events.iter().enumerate() {
-            if !state.is_done(event) && !arbiter::unanswered(settings, state, event, sight.of(n).1)?.is_empty() {
+            let questions = arbiter::questions(settings, state, event, sight.of(n).1)?;
+            if !state.is_done(event) && questions.iter().any(|(_, is_open)| *is_open) {
                 return Ok(true);
             }
         }
@@ -239,7 +259,9 @@ fn causes_here(state: &State, events: &[Event], settings: &Settings) -> Result<O
         return Ok(None);
     }
     let sight = Sight::new(&state.stream, events, false, settings)?;
-    let missing = (0..events.len()).find(|n| !is_marker(&events[*n]) && !state.is_followed_from(sight.of(*n).1));
+    // What was merged comes from the arbiter whole, and yet waits: a third node's link brings the collections that it is for.
+    let follows = |event: &Event| !is_marker(event) && !settings.is_between_others(&event.ns);
+    let missing = (0..events.len()).find(|n| follows(&events[*n]) && !state.is_followed_from(sight.of(*n).1));
     let unit = missing.and_then(|missing| units(events).into_iter().find(|unit| unit.contains(&missing)));
     Ok(unit.map(|unit| unit.start))
 }

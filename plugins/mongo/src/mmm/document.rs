@@ -37,6 +37,9 @@ pub(super) enum Now {
     Is(Option<RawDocumentBuf>),
     /// It was not as it must have been at the origin: the name of the conflict, and what it is now.
     Differs(&'static str, Option<RawDocumentBuf>),
+    /// It was not as it must have been at the origin, and took nothing from there but the fields of the change: the name of the conflict,
+    /// if it is one, and what it is now.
+    Partly(Option<&'static str>, RawDocumentBuf),
     /// The change has won over others: what it is now.
     Won(Conflict, Option<RawDocumentBuf>),
     /// The change has lost: what it would have been.
@@ -50,12 +53,12 @@ pub(super) enum Now {
 }
 
 /// `is_unknown`: what the document was at the origin is not known, since an initial copy may hold later changes, or earlier ones
-/// of another node are not here yet.
+/// of another node are not here yet. `is_merged`: the peer merges fields.
 pub(super) fn apply(
     event: &Event,
     now: Option<&RawDocument>,
     whole: Option<&Whole>,
-    is_unknown: bool,
+    (is_unknown, is_merged): (bool, bool),
     verdict: Verdict,
 ) -> Result<Now> {
     let conflict = match verdict {
@@ -63,7 +66,7 @@ pub(super) fn apply(
         Verdict::Fields(fields) => return merged(event, now, whole, fields),
         Verdict::TooNew => return Err(Error::bug("a verdict that is none")),
         Verdict::Removed => return Ok(Now::Homeless),
-        Verdict::Apply => return alone(event, now, whole, is_unknown),
+        Verdict::Apply => return alone(event, now, whole, (is_unknown, is_merged)),
         Verdict::Remote(conflict) | Verdict::Local(conflict) if event.op == Op::Delete && now.is_none() => {
             // Deleted at both sides: nobody has lost anything.
             let _ = conflict;
@@ -105,10 +108,37 @@ fn merged(event: &Event, now: Option<&RawDocument>, whole: Option<&Whole>, field
     })
 }
 
-fn alone(event: &Event, now: Option<&RawDocument>, whole: Option<&Whole>, is_unknown: bool) -> Result<Now> {
+/// What came, in the fields of the change and no others: the origin may lack what it has left out.
+fn partly(change: &Change, now: &RawDocument, whole: &Whole) -> Result<Now> {
+    // It is gone there by now; that comes as well.
+    let Some(theirs) = whole.document.as_deref() else { return Ok(Now::Same) };
+    let within = |path: &FieldPath| path.within([Some(now), Some(theirs)]);
+    let changed = FieldPath::all(change)?.iter().map(within).collect::<Result<Vec<_>>>()?;
+    let document = paths::take(now, theirs, &changed)?;
+    let kind = match whole.wanted {
+        Why::Differs(kind) => Some(kind),
+        Why::Unknown | Why::Concurrent => None,
+    };
+    Ok(match (kind, document.as_bytes() == theirs.as_bytes()) {
+        (_, true) if document.as_bytes() == now.as_bytes() => Now::Same,
+        (Some(kind), true) => Now::Differs(kind, Some(document)),
+        (None, true) => Now::Is(Some(document)),
+        (kind, false) => Now::Partly(kind, document),
+    })
+}
+
+fn alone(
+    event: &Event,
+    now: Option<&RawDocument>,
+    whole: Option<&Whole>,
+    (is_unknown, is_merged): (bool, bool),
+) -> Result<Now> {
     if let Some(whole) = whole {
         // The change is in the document that the origin gave.
         let document = whole.document.as_deref();
+        if let (true, Op::Update, Some(change), Some(now)) = (is_merged, event.op, &event.change, now) {
+            return partly(change, now, whole);
+        }
         return Ok(match whole.wanted {
             _ if same(now, document) => Now::Same,
             Why::Differs(kind) => Now::Differs(kind, document.and_then(owned)),
@@ -138,4 +168,36 @@ pub(super) fn same(a: Option<&RawDocument>, b: Option<&RawDocument>) -> bool {
 
 fn owned(document: &RawDocument) -> Option<RawDocumentBuf> {
     Some(document.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+    use oplogue_api::Namespace;
+
+    /// The change of the origin does not fit the document here. Where fields are merged nothing but its fields is taken.
+    #[test]
+    fn an_update_brings_no_field_that_it_does_not_name_to_where_fields_are_merged() {
+        let change = Change::OplogV2(Doc::from(rawdoc! {"sn": {"u": {"x": 2}}}));
+        let time = Timestamp { time: 1, increment: 1 };
+        let event = Event { change: Some(change), ..Event::new(Op::Update, Namespace::new("a.b"), time, Doc::empty()) };
+        let here = rawdoc! {"_id": 1, "theirs": 1, "n": 5};
+        let after = |here: &RawDocument, there: Option<RawDocumentBuf>, is_merged| {
+            let whole = Whole { document: there.map(Doc::from), at: Some(time), wanted: Why::Differs("shape") };
+            match apply(&event, Some(here), Some(&whole), (false, is_merged), Verdict::Apply).unwrap() {
+                Now::Same => ("same", None),
+                Now::Partly(_, document) => ("partly", Some(document)),
+                Now::Differs(_, document) => ("differs", document),
+                _ => ("another", None),
+            }
+        };
+        let there = rawdoc! {"_id": 1, "n": {"x": 2}, "ours": 1};
+        let merged = rawdoc! {"_id": 1, "theirs": 1, "n": {"x": 2}};
+        assert_eq!(after(&here, Some(there.clone()), true), ("partly", Some(merged)));
+        assert_eq!(after(&here, Some(there.clone()), false), ("differs", Some(there.clone())));
+        assert_eq!(after(&there, Some(there.clone()), true), ("same", None));
+        assert_eq!(after(&rawdoc! {"_id": 1, "n": 5}, Some(rawdoc! {"_id": 1, "n": {"x": 2}}), true).0, "differs");
+        assert_eq!(after(&here, None, true), ("same", None), "its delete comes as well");
+    }
 }

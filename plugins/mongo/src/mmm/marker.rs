@@ -211,6 +211,7 @@ fn integer(value: &Bson) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mmm::word::Audience;
     use bson::rawdoc;
     use oplogue_api::Namespace;
 
@@ -232,8 +233,13 @@ mod tests {
             saw: vec![("b".into(), time(4))],
             writes: vec![1; 24],
             fields: Touched::default(),
-            again: vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(6) }],
-            waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7) }],
+            again: vec![Word {
+                ns: Namespace::new("a.b"),
+                id: Bson::Int32(1),
+                base: time(6),
+                audience: Audience::Others,
+            }],
+            waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7), audience: Audience::All }],
             unsettled: Unsettled::default(),
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
         };

@@ -251,6 +251,17 @@ impl Settings {
         }
     }
 
+    /// Whether the link leads from one to another of those who take the word of a third: it carries nothing of the namespace.
+    pub fn is_between_others(&self, ns: &Namespace) -> bool {
+        self.third().is_some() && self.policy(ns).conflicts == Conflicts::Merge
+    }
+
+    /// The node that merges, where it is at neither end of the link.
+    pub fn third(&self) -> Option<&str> {
+        let is_third = |first: &&String| **first != self.link.node && **first != self.link.peer;
+        self.priority.first().filter(is_third).map(String::as_str)
+    }
+
     /// Whether what comes always stays, everywhere.
     pub fn is_one_way(&self) -> bool {
         let is_one_way = |policy: &Policy| policy.conflicts == Conflicts::Origin;

@@ -121,8 +121,11 @@ impl Peer {
     async fn settle_some(&self, state: &mut State, upto: Timestamp, effort: &Effort) -> Result<Outcome, Retry> {
         let Some(window) = &mut state.window else { return Ok(Outcome::Done) };
         window.pull(self.client().await?).await?;
-        let concerns =
-            |ns: &Namespace| self.settings.wants(ns) && self.settings.policy(ns).conflicts != Conflicts::Origin;
+        let concerns = |ns: &Namespace| {
+            self.settings.wants(ns)
+                && self.settings.policy(ns).conflicts != Conflicts::Origin
+                && !self.settings.is_between_others(ns)
+        };
         let all: Vec<_> = state.stream.unsettled.all().collect();
         for (ns, key) in all.iter().filter(|(ns, _)| !concerns(ns)) {
             state.stream.unsettled.remove(ns, key);

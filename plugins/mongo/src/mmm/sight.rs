@@ -63,7 +63,7 @@ impl Sight {
             {
                 sight.clock = sight.clock.max(clock);
                 sight.last = Some(event.id());
-                if exact {
+                if exact && !settings.is_between_others(&event.ns) {
                     let hash = Window::hash(&event.ns, key);
                     encode_write(&mut sight.writes, hash, event, clock);
                     if !settings.is_preferred() && settings.policy(&event.ns).conflicts == Conflicts::Merge {

@@ -117,6 +117,10 @@ pub(super) struct State {
     pub beaten: HashMap<u64, Timestamp>,
     /// Whether other links lead to the peer too.
     pub is_mesh: bool,
+    /// Whether words were said since the log of the peer was read: what they were about is still needed, which only the log says.
+    pub has_spoken: bool,
+    /// Whether the node that merges, where it is a third one, is known to have a link to the peer.
+    pub is_third_here: bool,
     pub serial: Serial,
     pub abilities: Abilities,
     /// What kind of collection each namespace is at the peer, as far as it was asked: whether it takes transactions.
@@ -156,6 +160,7 @@ impl State {
         if self.stream.settles {
             self.stream.unsettled.merge(&marker.unsettled);
         }
+        self.has_spoken |= !marker.again.is_empty();
         self.marker = Some(marker);
         self.is_certain = true;
     }
@@ -174,6 +179,7 @@ impl State {
             self.beaten.retain(|_, upto| *upto > marker.log.since);
         }
         self.is_mesh |= self.window.as_ref().is_some_and(|window| !window.applied().all().is_empty());
+        self.has_spoken |= !marker.again.is_empty();
         self.marker = Some(marker);
         self.is_certain = true;
     }

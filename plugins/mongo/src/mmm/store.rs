@@ -182,15 +182,22 @@ impl CheckpointStore for Store {
         }
         let mut known = known;
         for _ in 0..CLAIMS {
-            let marker = Marker {
+            let mut marker = Marker {
                 route: route.to_owned(),
                 generation: wanted.generation,
                 session,
-                // Whoever had the link may have gone on since the claim began: what it has done stays done.
-                position: if is_claim { known.position.clone() } else { wanted.position.clone() },
                 unsettled: state.stream.unsettled.clone(),
                 ..known.clone().alone()
             };
+            // Whoever had the link may have gone on since the claim began: what it has done stays done.
+            if !is_claim {
+                marker.position = wanted.position.clone();
+                // What the markers up to there have told goes with it: they are not read again.
+                let mut seen = state.stream.seen.clone();
+                known.seen.iter().for_each(|(node, time)| seen.note(node, *time));
+                marker.seen = seen.all().to_vec();
+                marker.log.clock = known.log.clock.max(state.stream.clock);
+            }
             if self.peer.replace_marker(&known, &marker).await? {
                 self.claimed.store(true, Relaxed);
                 state.resume(marker);

@@ -67,6 +67,8 @@ pub(super) struct Write {
     pub paths: Option<Arc<[FieldPath]>>,
     /// It is no write but the word of the peer on a merge, which was about all from this time of its log on.
     pub again: Option<Timestamp>,
+    /// The peer has told our node of it in a word: there it is known from the log of the peer, and not from that of its node.
+    is_told: bool,
 }
 
 impl Write {
@@ -183,9 +185,14 @@ impl Window {
         writes.iter().filter(move |write| !self.was_seen(write, seen))
     }
 
-    /// The time of the first write of a document that is not forgotten.
-    pub fn first(&self, hash: u64) -> Option<Timestamp> {
-        self.writes.get(&hash)?.iter().map(|write| write.time).min()
+    /// From where on the writes of a document are unknown to whoever has left out all of the peer's log from `first` on: what the words
+    /// were about that were left out, too.
+    pub fn begins(&self, hash: u64, first: Timestamp, seen: &Seen) -> Timestamp {
+        let words = self.writes.get(&hash).map_or(&[][..], Vec::as_slice).iter().rev();
+        words.filter(|write| self.was_seen(write, seen)).fold(first, |first, write| match write.again {
+            Some(base) if write.time >= first => first.min(base),
+            _ => first,
+        })
     }
 
     /// Like `concurrent`, and those that a word which `seen` has not seen was about. `said`: the same of a word that is not in the log yet.
@@ -196,8 +203,11 @@ impl Window {
     }
 
     fn was_seen(&self, write: &Write, seen: &Seen) -> bool {
-        let time = if write.node == 0 { write.time } else { write.origin_time };
-        seen.of(self.node(write)).is_some_and(|upto| time <= upto)
+        let (node, time) = match write.node != 0 && !write.is_told {
+            true => (self.node(write), write.origin_time),
+            false => (&*self.link.peer, write.time),
+        };
+        seen.of(node).is_some_and(|upto| time <= upto)
     }
 
     /// Whether the collection was dropped or renamed here, by others, without the writer of a change knowing of it.
@@ -340,7 +350,7 @@ impl Window {
 
     fn enter(&mut self, events: &[Event], time: Timestamp) -> Result<()> {
         let mut marker: Option<(Marker, Exact)> = None;
-        let mut written = HashSet::new();
+        let (mut written, mut told) = (HashSet::new(), HashSet::new());
         for event in events {
             if is_marker(event) {
                 let found = event.after.as_deref().and_then(|after| Document::try_from(after).ok());
@@ -353,6 +363,10 @@ impl Window {
                         self.met.merge(&found.unsettled);
                     }
                     for word in found.again.iter().filter(|_| event.txn.is_some()) {
+                        if !word.concerns(&self.link.node, &found.link.node) {
+                            continue;
+                        }
+                        told.insert(word.hash()?);
                         self.enter_word(word, time)?;
                     }
                 }
@@ -378,16 +392,26 @@ impl Window {
                         exact.get(&hash).copied().unwrap_or((marker.done.time, marker.clock, false));
                     written.insert(hash);
                     let write = self.replicated(marker, time, op, origin_time, clock);
-                    let paths = match told(marker, &write, hash) {
+                    let paths = match fields_told(marker, &write, hash) {
                         Some(paths) => Some(paths),
                         None => self.fields_of(event)?,
                     };
-                    Write { paths, ..write }
+                    Write { paths, is_told: told.contains(&hash), ..write }
                 }
                 None => {
                     let clock = hybrid(event.wall, event.time, self.clock);
                     let paths = self.fields_of(event)?;
-                    Write { time, node: 0, origin_time: time, clock, op, saw_us: None, paths, again: None }
+                    Write {
+                        time,
+                        node: 0,
+                        origin_time: time,
+                        clock,
+                        op,
+                        saw_us: None,
+                        paths,
+                        again: None,
+                        is_told: false,
+                    }
                 }
             };
             self.enter_write(hash, write);
@@ -400,8 +424,8 @@ impl Window {
             {
                 let op = if is_delete { Op::Delete } else { Op::Update };
                 let write = self.replicated(&marker, time, op, origin_time, clock);
-                let paths = told(&marker, &write, hash);
-                self.enter_write(hash, Write { paths, ..write });
+                let paths = fields_told(&marker, &write, hash);
+                self.enter_write(hash, Write { paths, is_told: told.contains(&hash), ..write });
             }
         }
         if self.order.len() + self.held / WRITE_BYTES > self.most {
@@ -419,7 +443,7 @@ impl Window {
     fn replicated(&mut self, marker: &Marker, time: Timestamp, op: Op, origin_time: Timestamp, clock: i64) -> Write {
         let node = self.place(&marker.origin);
         let saw_us = Seen::new(&marker.saw).of(&self.link.node);
-        Write { time, node, origin_time, clock, op, saw_us, paths: None, again: None }
+        Write { time, node, origin_time, clock, op, saw_us, paths: None, again: None, is_told: false }
     }
 
     /// The fields that an update changes, where they are asked for.
@@ -435,7 +459,8 @@ impl Window {
     /// A word of the peer: like a write of its own, which is concurrent with what has not heard it.
     fn enter_word(&mut self, word: &Word, time: Timestamp) -> Result<()> {
         let (op, again) = (Op::Replace, Some(word.base));
-        let write = Write { time, node: 0, origin_time: time, clock: 0, op, saw_us: None, paths: None, again };
+        let write =
+            Write { time, node: 0, origin_time: time, clock: 0, op, saw_us: None, paths: None, again, is_told: false };
         self.enter_write(word.hash()?, write);
         Ok(())
     }
@@ -486,7 +511,7 @@ fn exact_writes(marker: &Marker) -> Exact {
 }
 
 /// The fields of a write that a link has brought, as its marker tells them.
-fn told(marker: &Marker, write: &Write, hash: u64) -> Option<Arc<[FieldPath]>> {
+fn fields_told(marker: &Marker, write: &Write, hash: u64) -> Option<Arc<[FieldPath]>> {
     marker.fields.of(hash).filter(|_| write.op != Op::Delete).map(Arc::from)
 }
 

@@ -1,10 +1,12 @@
-//! The word of the arbiter: a document whose concurrent writes it has merged goes back whole to the others.
+//! The word of the arbiter: a document whose concurrent writes it has merged goes back whole to the others. In a mesh it says one for
+//! whatever comes, since the others tell each other nothing of merged namespaces.
 //!
-//! The transaction that merges says so in its marker (`again`), since the link back sees nothing else of it. There each word is a
+//! The transaction that merges says so in its marker (`again`), since the links away see nothing else of it. There each word is a
 //! replacement that was made at the time of that transaction, and whose document is fetched as it was then.
 //!
 //! Who leaves a change out asks for a word (`waits`), in case that the arbiter has not noticed: of what it looks at and does not
-//! write, such as a document that is deleted at both ends, another version may come up before its transaction is committed.
+//! write, such as a document that is deleted at both ends, another version may come up before its transaction is committed. And
+//! from the question on the arbiter knows that what was left out was not seen, whatever the markers say.
 
 use std::{
     borrow::Cow,
@@ -23,30 +25,69 @@ use super::{
     window::Window,
 };
 
+/// Whom a word concerns, as seen from the node whose link says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// That node and the others: what it wrote was merged.
+    #[default]
+    All,
+    /// The others: what it wrote met nothing.
+    Others,
+    /// That node, which has asked.
+    Node,
+}
+
 /// A document that the arbiter has merged.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Word {
     pub ns: Namespace,
     pub id: Bson,
     /// The time, in the log of the arbiter, of the first write that what came was concurrent with: until the word is heard,
-    /// everything from there on is unknown to whoever has not heard it.
+    /// everything from there on is unknown to whoever has not heard it. [`NOTHING`]: it met nothing.
     pub base: Timestamp,
+    pub audience: Audience,
 }
+
+/// Later than all writes.
+pub(super) const NOTHING: Timestamp = Timestamp { time: u32::MAX, increment: u32::MAX };
 
 impl Word {
     pub fn encode(&self) -> Bson {
-        Bson::Document(doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base})
+        let mut word = doc! {"ns": self.ns.as_str(), "id": self.id.clone(), "base": self.base};
+        match self.audience {
+            Audience::All => None,
+            Audience::Others => word.insert("for", "others"),
+            Audience::Node => word.insert("for", "node"),
+        };
+        Bson::Document(word)
     }
 
     pub fn decode(stored: &Bson) -> Option<Word> {
         let stored = stored.as_document()?;
         let ns = Namespace::new(stored.get_str("ns").ok()?);
-        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()? })
+        let audience = match stored.get("for") {
+            None => Audience::All,
+            Some(of) => match of.as_str()? {
+                "others" => Audience::Others,
+                "node" => Audience::Node,
+                _ => return None,
+            },
+        };
+        Some(Word { ns, id: stored.get("id")?.clone(), base: stored.get_timestamp("base").ok()?, audience })
     }
 
     /// A word on the document of this event.
-    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp) -> Result<Word> {
-        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base })
+    pub(super) fn on(event: &Event, key: &RawDocument, base: Timestamp, audience: Audience) -> Result<Word> {
+        Ok(Word { ns: event.ns.clone(), id: as_bson(id(key)?)?, base, audience })
+    }
+
+    /// Whether `node` has to hear it, which the link of `said_by` says.
+    pub fn concerns(&self, node: &str, said_by: &str) -> bool {
+        match self.audience {
+            Audience::All => true,
+            Audience::Others => node != said_by,
+            Audience::Node => node == said_by,
+        }
     }
 
     /// What it takes in a marker, roughly.
@@ -83,9 +124,12 @@ impl Words {
             }
             Entry::Occupied(known) => known.into_mut(),
         };
-        let is_earlier = word.base < known.base;
+        let before = known.clone();
         known.base = known.base.min(word.base);
-        Ok(is_earlier)
+        if known.audience != word.audience {
+            known.audience = Audience::All;
+        }
+        Ok(*known != before)
     }
 
     pub fn all(&self) -> Vec<Word> {
@@ -122,9 +166,13 @@ pub(super) fn heard<'a>(settings: &Settings, events: &'a [Event]) -> Result<Cow<
     Ok(all.map_or(Cow::Borrowed(events), Cow::Owned))
 }
 
-/// The words of this marker.
+/// The words of this marker that the peer has to hear.
 fn said(settings: &Settings, event: &Event) -> Vec<Word> {
-    ours(settings, event, |marker| marker.again)
+    ours(settings, event, |marker| {
+        let mut words = marker.again;
+        words.retain(|word| word.concerns(&settings.link.peer, &marker.link.node));
+        words
+    })
 }
 
 /// The documents that the writer of this marker waits for a word on.
@@ -170,6 +218,27 @@ mod tests {
             txn: Some(Arc::new(Txn { lsid: Doc::empty(), number: 1, replicated: false })),
             ..Event::new(Op::Replace, Namespace::new(MARKERS), time, Doc::empty())
         }
+    }
+
+    #[test]
+    fn a_word_is_heard_by_those_whom_it_concerns() {
+        let (ns, id, base) = (Namespace::new("a.b"), Bson::Int32(1), Timestamp { time: 5, increment: 0 });
+        for (audience, node, others) in
+            [(Audience::All, true, true), (Audience::Others, false, true), (Audience::Node, true, false)]
+        {
+            let word = Word { ns: ns.clone(), id: id.clone(), base, audience };
+            assert_eq!([word.concerns("x", "x"), word.concerns("z", "x")], [node, others], "{audience:?}");
+            assert_eq!(Word::decode(&word.encode()), Some(word.clone()));
+            // What one of them must hear and the others must, all must.
+            let mut words = Words::default();
+            assert!(words.note(Word { base: NOTHING, audience: Audience::Others, ..word.clone() }).unwrap());
+            assert!(words.note(word.clone()).unwrap());
+            assert!(!words.note(word.clone()).unwrap());
+            let expected = if audience == Audience::Others { Audience::Others } else { Audience::All };
+            assert_eq!(words.all(), [Word { audience: expected, ..word.clone() }]);
+        }
+        let stranger = doc! {"ns": "a.b", "id": 1, "base": base, "for": "somebody"};
+        assert_eq!(Word::decode(&Bson::Document(stranger)), None);
     }
 
     #[test]

@@ -2,7 +2,11 @@ use bson::{Bson, RawDocumentBuf};
 use oplogue_api::{Change, Doc, EventId, Position, Txn};
 
 use super::*;
-use crate::mmm::{marker::LogState, touched::Touched};
+use crate::mmm::{
+    marker::LogState,
+    touched::Touched,
+    word::{Audience, NOTHING},
+};
 
 fn time(n: u32) -> Timestamp {
     Timestamp { time: n, increment: 0 }
@@ -17,7 +21,7 @@ fn unheard(window: &Window, hash: u64, upto: u32, said: Option<u32>) -> Vec<u32>
 fn who_has_not_heard_a_word_has_not_seen_what_it_was_about() {
     let link = Link { node: "a".into(), peer: "b".into() };
     let mut window = Window::new(link, time(1), 0, 1 << 20);
-    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5) };
+    let word = Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5), audience: Audience::All };
     let hash = word.hash().unwrap();
     for n in [3, 5, 6] {
         let at = time(n);
@@ -30,6 +34,7 @@ fn who_has_not_heard_a_word_has_not_seen_what_it_was_about() {
             saw_us: None,
             paths: None,
             again: None,
+            is_told: false,
         };
         window.enter_write(hash, write);
     }
@@ -112,7 +117,7 @@ fn the_marker_tells_the_fields_of_what_is_logged_as_a_whole() {
 #[test]
 fn what_others_replicate_beside_is_no_concern() {
     let mut other = marker("x", "y");
-    other.again = vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5) }];
+    other.again = vec![Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(5), audience: Audience::All }];
     let mut window = Window::new(Link { node: "a".into(), peer: "b".into() }, time(1), 0, 1 << 20)
         .of(|ns| (ns.db() == "a").then_some(true));
     window.enter(&transaction(&other, vec![on(Op::Replace, "o.p")]), time(9)).unwrap();
@@ -120,4 +125,40 @@ fn what_others_replicate_beside_is_no_concern() {
     other.link.peer = "b".into();
     window.enter(&transaction(&other, vec![on(Op::Replace, "o.p")]), time(9)).unwrap();
     assert_eq!((window.clock, window.order.len()), (5000, 1));
+}
+
+/// In a mesh that merges, what a third node wrote is known to whoever has heard the word on it: that says so by the log of the peer, in which
+/// it came, while of the log of the third node nothing is known there.
+#[test]
+fn what_a_word_tells_of_is_known_by_the_log_of_the_peer() {
+    let update = on(Op::Update, "a.b");
+    let hash = Window::hash(&update.ns, update.key.as_deref().unwrap());
+    let mut other = marker("c", "b");
+    encode_write(&mut other.writes, hash, &update, 5000);
+    let word = |audience| Word { ns: update.ns.clone(), id: Bson::Int32(1), base: NOTHING, audience };
+    let known = |audience, node: &str, upto| {
+        let marker = Marker { again: vec![word(audience)], ..other.clone() };
+        let mut window = Window::new(Link { node: "a".into(), peer: "b".into() }, time(1), 0, 1 << 20);
+        window.enter(&transaction(&marker, vec![on(Op::Replace, "a.b")]), time(9)).unwrap();
+        window.concurrent(hash, &Seen::new(&[(node.to_owned(), time(upto))])).next().is_none()
+    };
+    assert_eq!([known(Audience::Others, "b", 8), known(Audience::Others, "b", 9)], [false, true]);
+    assert!(!known(Audience::Others, "c", 9), "the other node tells nothing of it");
+    // The word is for another one: this node hears of the write from where it was made.
+    assert_eq!([known(Audience::Node, "b", 9), known(Audience::Node, "c", 9)], [false, true]);
+}
+
+#[test]
+fn who_leaves_a_word_out_leaves_out_what_it_was_about() {
+    let mut window = Window::new(Link { node: "a".into(), peer: "b".into() }, time(1), 0, 1 << 20);
+    let word = |base| Word { ns: Namespace::new("a.b"), id: Bson::Int32(1), base: time(base), audience: Audience::All };
+    let hash = word(0).hash().unwrap();
+    for (base, at) in [(3, 5), (5, 7), (2, 12)] {
+        window.enter_word(&word(base), time(at)).unwrap();
+    }
+    let begins = |first, upto| window.begins(hash, time(first), &Seen::new(&[("b".into(), time(upto))])).time;
+    // The one at 7 was about what is from 5 on, and there is one that was about what is from 3 on.
+    assert_eq!([begins(7, 9), begins(6, 9), begins(8, 9), begins(5, 9)], [3, 3, 8, 3]);
+    // One that nobody there has heard was not left out.
+    assert_eq!([begins(7, 11), begins(7, 12)], [3, 2]);
 }
