@@ -11,9 +11,9 @@ use super::{
     marker::Marker,
     names, nested,
     origin::{Documents, as_bson, raw},
-    records,
+    records::{self, By},
     sight::Sight,
-    state::{Peer, State},
+    state::{Peer, State, is_marker},
     statements::{Applied, Commands, Kind, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
@@ -41,6 +41,12 @@ pub(super) struct Tactics {
     whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
     pub is_behind: bool,
+    /// The events end within a transaction of the source.
+    pub is_part: bool,
+    /// Events of which the peer has a part by another way.
+    partly: HashSet<EventId>,
+    /// Documents that a greater write has left as they were: where the link forwards, the marker names them.
+    same: Words,
     /// What is to be merged met a concurrent write that was too new, once already.
     has_looked_again: bool,
     /// What the peer merges here, and says again.
@@ -107,7 +113,18 @@ impl Peer {
         let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings)?;
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
         let words = [&tactics.again, &tactics.waits].map(Words::all);
+        if self.settings.forwards {
+            if !tactics.is_part {
+                sight.stream.end();
+            }
+            self.look_back(state, events, &sight).await?;
+        }
         let mut marker = sight.marker(state, position, whole, words)?;
+        if let Some(forward) = &mut marker.forward {
+            forward.same = tactics.same.all();
+            forward.is_part = tactics.is_part;
+            forward.decides = !tactics.met.is_empty();
+        }
         if events.len() > 1 && marker.words_bytes() > MOST_WORDS {
             let e = Error::transient("what both sides have written is too much for one transaction");
             return Err(Failure::TooLarge(e).into());
@@ -122,6 +139,7 @@ impl Peer {
             }
             sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
+            window.tell_base(&mut marker);
         }
         let mut transaction = Transaction::begin(self.client().await?, &self.session).await?;
         match self.attempt_in(&mut transaction, state, events, &sight, &marker, tactics).await {
@@ -172,6 +190,17 @@ impl Peer {
                 return Err(Retry::Otherwise);
             }
         }
+        if self.settings.forwards {
+            let is_left = |(n, event): (usize, &Event)| {
+                let is_wanted = event.key.is_some() && self.settings.wants(&event.ns) && !is_marker(event);
+                !is_wanted || sight.is_left_out(n, &self.settings, state.had())
+            };
+            let is_run_missing = state.window.as_ref().is_some_and(|window| window.is_run_missing);
+            if is_run_missing || events.iter().enumerate().all(is_left) {
+                // All of it has come by another way meanwhile.
+                return Err(Retry::Otherwise);
+            }
+        }
         let mut writes = Writes::default();
         let mut subjects = Subjects::default();
         let plans = self.plans(state, events, sight, tactics, &mut subjects, &mut writes)?;
@@ -195,6 +224,7 @@ impl Peer {
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut pending = HashSet::new();
+        let mut is_told = true;
         for (n, (event, plan)) in events.iter().zip(plans).enumerate() {
             let Some(key) = event.key.as_deref() else { continue };
             let won = match plan {
@@ -230,48 +260,53 @@ impl Peer {
                         writes.beaten.push((hash, conflict.upto));
                         subject.must_change |= conflict.is_new;
                     }
+                    let is_remote = matches!(verdict, Verdict::Remote(_));
                     let now = subject.now.take();
                     let link = &self.settings.link;
                     let (clock, _) = sight.of(n);
-                    let is_unknown = tactics.is_behind || is_covered;
+                    let is_unknown = tactics.is_behind || is_covered || tactics.partly.contains(&event.id());
                     let next = document::apply(event, now.as_deref(), whole, is_unknown, verdict)?;
                     let whole_at = whole.and_then(|whole| whole.at);
                     if let (Now::Is(_) | Now::Differs(..) | Now::Won(..), Some(upto)) = (&next, whole_at) {
                         writes.taken.insert(place, upto);
                     }
+                    let is_same = match &next {
+                        Now::Same => true,
+                        Now::Won(_, document) => document::same(now.as_deref(), document.as_deref()),
+                        _ => false,
+                    };
+                    if is_remote && is_same && self.settings.forwards {
+                        // Nothing of it is in the log, and yet it has to go on: elsewhere it may be greater than what is there.
+                        is_told &= !tactics.same.note(Word::on(event, key, event.time)?)?;
+                    }
+                    let by = By::new(link, sight, n, &self.settings);
                     let (next, won) = match next {
                         Now::Same => (now, true),
                         Now::Is(document) => (document, true),
                         Now::Differs(kind, document) => {
-                            writes.records.push(records::differs(
-                                link,
-                                event,
-                                kind,
-                                clock,
-                                now.as_deref(),
-                                document.as_deref(),
-                            )?);
+                            let versions = (now.as_deref(), document.as_deref());
+                            writes.records.push(records::differs(by, event, kind, clock, versions)?);
                             (document, true)
                         }
                         Now::Won(conflict, document) => {
                             if !document::same(now.as_deref(), document.as_deref()) {
                                 let versions = (now.as_deref(), document.as_deref());
-                                writes.records.push(records::resolved(link, event, clock, &conflict, true, versions)?);
+                                writes.records.push(records::resolved(by, event, clock, &conflict, true, versions)?);
                             }
                             (document, true)
                         }
                         Now::Lost(conflict, document) => {
                             let versions = (now.as_deref(), document.as_deref());
-                            writes.records.push(records::resolved(link, event, clock, &conflict, false, versions)?);
+                            writes.records.push(records::resolved(by, event, clock, &conflict, false, versions)?);
                             (now, false)
                         }
                         Now::Merged(conflict, document, fields) => {
                             let versions = (now.as_deref(), whole.and_then(|whole| whole.document.as_deref()));
-                            writes.records.push(records::merged(link, event, clock, &conflict, &fields, versions)?);
+                            writes.records.push(records::merged(by, event, clock, &conflict, &fields, versions)?);
                             (document, true)
                         }
                         Now::Homeless => {
-                            writes.records.push(records::homeless(link, event, clock)?);
+                            writes.records.push(records::homeless(by, event, clock)?);
                             (now, false)
                         }
                         Now::Wanted(why) => {
@@ -293,6 +328,9 @@ impl Peer {
         }
         if !wanted.is_empty() {
             self.fetch(wanted, tactics).await?;
+            return Err(Retry::Otherwise);
+        }
+        if !is_told {
             return Err(Retry::Otherwise);
         }
         if !tactics.asks.is_empty() {
@@ -336,8 +374,16 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             };
+            if sight.is_left_out(n, &self.settings, state.had()) {
+                plans.push(Plan::Nothing);
+                continue;
+            }
             let place = (event.ns.clone(), hash_key(key));
             let hash = Window::hash(&event.ns, key);
+            if sight.is_partly_had(n, state.had()) {
+                again |= tactics.partly.insert(event.id());
+                tactics.read.insert(place.clone());
+            }
             // Even if there is nothing to be done here: elsewhere the word is waited for.
             let mut before = earlier.get(&hash).copied().unwrap_or_default();
             if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
@@ -346,7 +392,8 @@ impl Peer {
                 earlier.insert(hash, before);
             }
             if let Some(code) = tactics.refused.get(&n) {
-                writes.records.push(records::refused(&self.settings.link, event, *code)?);
+                let by = By::new(&self.settings.link, sight, n, &self.settings);
+                writes.records.push(records::refused(by, event, *code)?);
                 writes.outcome.refused += 1;
                 plans.push(Plan::Nothing);
                 continue;
@@ -385,7 +432,8 @@ impl Peer {
             if let Verdict::Remote(conflict) = &verdict {
                 earlier.insert(hash, Earlier { beaten: Some(conflict.upto), ..before });
             }
-            let is_unknown = tactics.is_behind || state.is_covered(event.time);
+            let is_unknown =
+                tactics.is_behind || state.is_covered(event.time) || tactics.partly.contains(&event.id());
             let plan = match verdict {
                 Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
                 Verdict::Wait => Plan::Nothing,
@@ -447,6 +495,25 @@ impl Peer {
             for document in transaction.documents(ns.db(), ns.coll(), filter).await? {
                 subjects.found(&ns, document);
             }
+        }
+        Ok(())
+    }
+
+    /// Reads again from further back in the log of the peer, where something comes from a node that has not seen what was forgotten.
+    async fn look_back(&self, state: &mut State, events: &[Event], sight: &Sight) -> Result<()> {
+        let had = state.had().clone();
+        let since = state.marker()?.log.since;
+        let Some(window) = &mut state.window else { return Ok(()) };
+        for (n, event) in events.iter().enumerate() {
+            let Some(made) = sight.made(n).filter(|_| !sight.is_left_out(n, &self.settings, &had)) else { continue };
+            let (_, seen) = sight.of(n);
+            if !window.reaches(seen) {
+                window.reach(self.client().await?, seen).await?;
+            }
+            window.note_origin(&made.node, seen, event.time);
+        }
+        if std::mem::take(&mut window.is_run_missing) {
+            window.ours = self.ddl_times(since.min(window.start())).await?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{
     copy,
+    forward::Forward,
     marker::{LogState, Marker},
     sink::{fenced, load},
     state::{Peer, State, newest},
@@ -56,6 +57,7 @@ impl Store {
     }
 
     async fn first(&self, route: &str, position: &Position) -> Result<Marker> {
+        let since = newest(self.peer.client().await?).await?;
         Ok(Marker {
             link: self.peer.settings.link.clone(),
             lane: 0,
@@ -74,7 +76,8 @@ impl Store {
             again: Vec::new(),
             waits: Vec::new(),
             unsettled: Unsettled::default(),
-            log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
+            log: LogState { clock: 0, since, since_clock: 0 },
+            forward: self.peer.settings.forwards.then(|| Forward::new(since)),
         })
     }
 
@@ -181,7 +184,9 @@ impl CheckpointStore for Store {
             end_session(client, old).await?;
         }
         let mut known = known;
+        let forwards = self.peer.settings.forwards;
         for _ in 0..CLAIMS {
+            let forward = known.forward.clone();
             let marker = Marker {
                 route: route.to_owned(),
                 generation: wanted.generation,
@@ -189,6 +194,8 @@ impl CheckpointStore for Store {
                 // Whoever had the link may have gone on since the claim began: what it has done stays done.
                 position: if is_claim { known.position.clone() } else { wanted.position.clone() },
                 unsettled: state.stream.unsettled.clone(),
+                seen: if forwards { state.stream.seen.all().to_vec() } else { known.seen.clone() },
+                forward: forwards.then(|| forward.map_or_else(|| Forward::new(known.log.since), Forward::alone)),
                 ..known.clone().alone()
             };
             if self.peer.replace_marker(&known, &marker).await? {
@@ -239,6 +246,7 @@ impl CheckpointStore for Store {
                 fields: Default::default(),
                 again: Vec::new(),
                 waits: Vec::new(),
+                forward: fresh.forward,
                 ..before
             },
             None => fresh,

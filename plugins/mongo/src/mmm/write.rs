@@ -11,10 +11,11 @@ use super::{
     chunk::units,
     names,
     origin::{document, raw},
-    records,
+    records::{self, By},
     state::{Peer, State},
     statements::{Commands, Serial, filter},
     txn::{Failure, Transaction},
+    window::Run,
 };
 use crate::{
     client::{answered, bounded, run},
@@ -74,22 +75,29 @@ impl Peer {
         let body = doc! {"update": event.ns.coll(), "updates": [statement]};
         let reply = run(&db, body, Phase::Apply).await?;
         if reply.contains_key("writeErrors") {
-            let record = records::refused(&self.settings.link, event, 0)?;
+            let record = records::refused(By::node(&self.settings.link), event, 0)?;
             self.record(record).await?;
         }
         Ok(())
     }
 
-    /// When DDL of this link was run at the peer, by the peer's clock.
-    pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<(Timestamp, Timestamp)>> {
+    /// When DDL of this link, or where it forwards of any, was run at the peer, by the peer's clock.
+    pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<Run>> {
         let ledger = self.client().await?.database(names::DATABASE).collection::<Document>(names::LEDGER);
-        let ours = doc! {"link": self.settings.link.marker_id(0), "start": {"$exists": true}, "$or": [{"end": {"$gte": since}}, {"end": null}]};
-        let find = ledger.find(ours).projection(doc! {"start": 1, "end": 1});
+        let link = self.settings.link.marker_id(0);
+        let mut wanted = doc! {"start": {"$exists": true}, "$or": [{"end": {"$gte": since}}, {"end": null}]};
+        if !self.settings.forwards {
+            wanted.insert("link", &link);
+        }
+        let find = ledger.find(wanted).projection(doc! {"start": 1, "end": 1, "link": 1});
         let mut found = bounded(find.into_future(), Phase::Apply).await?;
         let mut times = Vec::new();
         while let Some(entry) = bounded(found.try_next(), Phase::Apply).await? {
             if let Ok(start) = entry.get_timestamp("start") {
-                times.push((start, entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 })));
+                let end = entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 });
+                let id = entry.get_document("_id").ok().filter(|_| entry.get_str("link").ok() != Some(&*link));
+                let by = id.and_then(|id| Some((id.get_str("origin").ok()?.to_owned(), id.get_timestamp("time").ok()?)));
+                times.push(Run { start, end, by });
             }
         }
         Ok(times)

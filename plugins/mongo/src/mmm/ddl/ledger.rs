@@ -125,10 +125,10 @@ impl Ledger {
         bounded(written.into_future(), Phase::Ddl).await.map(drop)
     }
 
-    /// Takes back what was begun: the server has refused it.
-    pub async fn refused(&self, id: &Id) -> Result<()> {
+    /// Takes back what was begun: the server has refused it. Another link may be about to carry out the same.
+    pub async fn refused(&self, id: &Id, link: &str) -> Result<()> {
         let entries = self.collection();
-        let gone = entries.delete_one(doc! {"_id": id.document()});
+        let gone = entries.delete_one(doc! {"_id": id.document(), "link": link});
         bounded(gone.into_future(), Phase::Ddl).await.map(drop)
     }
 

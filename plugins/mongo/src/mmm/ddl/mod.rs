@@ -155,6 +155,12 @@ impl Applier {
         outcome
     }
 
+    /// Who has made an event of the log of `node`, and when.
+    pub async fn maker(&self, event: &Event) -> Result<(String, bson::Timestamp)> {
+        let theirs = self.known.echo(event, &Read::new(event)?.marks()).await?;
+        Ok(theirs.map_or_else(|| (self.link.node.clone(), event.time), |id| (id.origin, id.time)))
+    }
+
     async fn carry_out(&self, event: &Event, read: &Read, id: &Id) -> Result<Outcome> {
         self.ready.get_or_try_init(|| self.ledger.ensure()).await?;
         let earlier = self.ledger.earlier(id).await?;
@@ -207,7 +213,7 @@ impl Applier {
             return Ok(true);
         }
         if commands == 1 {
-            self.ledger.refused(id).await?;
+            self.ledger.refused(id, &self.link.marker_id(0)).await?;
         }
         // Of several, some may have been carried out, and come back.
         Ok(false)
