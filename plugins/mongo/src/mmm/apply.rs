@@ -224,7 +224,6 @@ impl Peer {
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut pending = HashSet::new();
-        let mut is_told = true;
         for (n, (event, plan)) in events.iter().zip(plans).enumerate() {
             let Some(key) = event.key.as_deref() else { continue };
             let won = match plan {
@@ -260,7 +259,7 @@ impl Peer {
                         writes.beaten.push((hash, conflict.upto));
                         subject.must_change |= conflict.is_new;
                     }
-                    let is_remote = matches!(verdict, Verdict::Remote(_));
+                    subject.is_won |= matches!(verdict, Verdict::Apply | Verdict::Remote(_));
                     let now = subject.now.take();
                     let link = &self.settings.link;
                     let (clock, _) = sight.of(n);
@@ -269,15 +268,6 @@ impl Peer {
                     let whole_at = whole.and_then(|whole| whole.at);
                     if let (Now::Is(_) | Now::Differs(..) | Now::Won(..), Some(upto)) = (&next, whole_at) {
                         writes.taken.insert(place, upto);
-                    }
-                    let is_same = match &next {
-                        Now::Same => true,
-                        Now::Won(_, document) => document::same(now.as_deref(), document.as_deref()),
-                        _ => false,
-                    };
-                    if is_remote && is_same && self.settings.forwards {
-                        // Nothing of it is in the log, and yet it has to go on: elsewhere it may be greater than what is there.
-                        is_told &= !tactics.same.note(Word::on(event, key, event.time)?)?;
                     }
                     let by = By::new(link, sight, n, &self.settings);
                     let (next, won) = match next {
@@ -330,8 +320,16 @@ impl Peer {
             self.fetch(wanted, tactics).await?;
             return Err(Retry::Otherwise);
         }
-        if !is_told {
-            return Err(Retry::Otherwise);
+        if self.settings.forwards {
+            // Nothing of them is in the log, and yet they have to go on: elsewhere they may be greater than what is there.
+            let mut is_told = true;
+            for subject in subjects.all().filter(|subject| subject.is_won && !subject.is_changed()) {
+                is_told &=
+                    !tactics.same.note(Word::on(&events[subject.event], &subject.key, events[subject.event].time)?)?;
+            }
+            if !is_told {
+                return Err(Retry::Otherwise);
+            }
         }
         if !tactics.asks.is_empty() {
             self.contests(transaction, state, events, (sight, marker), tactics, &mut subjects, &mut writes).await?;
@@ -403,6 +401,10 @@ impl Peer {
                 continue;
             }
             if state.included.get(&place).is_some_and(|at| event.time <= *at) {
+                if self.settings.forwards {
+                    // It is there, in the name of an earlier one.
+                    again |= tactics.same.note(Word::on(event, key, event.time)?)?;
+                }
                 plans.push(Plan::Nothing);
                 continue;
             }
@@ -432,8 +434,7 @@ impl Peer {
             if let Verdict::Remote(conflict) = &verdict {
                 earlier.insert(hash, Earlier { beaten: Some(conflict.upto), ..before });
             }
-            let is_unknown =
-                tactics.is_behind || state.is_covered(event.time) || tactics.partly.contains(&event.id());
+            let is_unknown = tactics.is_behind || state.is_covered(event.time) || tactics.partly.contains(&event.id());
             let plan = match verdict {
                 Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
                 Verdict::Wait => Plan::Nothing,

@@ -58,7 +58,8 @@ impl Mmm {
             let is_idle = if self.peer.settings.forwards {
                 !self.is_wanted(state, part).await?
             } else {
-                part.iter().all(|event| state.is_done(event) || !self.concerns(event)) && !self.is_asked(state, part).await?
+                part.iter().all(|event| state.is_done(event) || !self.concerns(event))
+                    && !self.is_asked(state, part).await?
             };
             if is_idle {
                 for marker in part.iter().filter(|event| is_marker(event)) {
@@ -74,7 +75,9 @@ impl Mmm {
                 for marker in part[..skip].iter().filter(|event| is_marker(event)) {
                     pass(&mut state.stream, marker, &self.peer.settings.link.node);
                 }
-                if let Some(ready) = apart(&Sight::new(&state.stream, &part[skip..], false, &self.peer.settings)?, &part[skip..]) {
+                if let Some(ready) =
+                    apart(&Sight::new(&state.stream, &part[skip..], false, &self.peer.settings)?, &part[skip..])
+                {
                     rest.push(range.start + skip + ready..range.end);
                     rest.push(range.start..range.start + skip + ready);
                     continue;
@@ -254,10 +257,16 @@ impl Mmm {
         let found = client::bounded(markers.find_one(doc! {"_id": link}).into_future(), Phase::Lookup).await?;
         if found.is_some_and(|marker| !marker.contains_key("forward")) {
             let (node, peer) = (&self.peer.settings.link.node, &self.peer.settings.link.peer);
-            return Err(Error::transient(format!("what the link `{link}` brings to {node} cannot go on to {peer}: it does not say whose it is"))
-                .hint("set forward = \"all\" in the sinks of all links of a hub, ring or chain, that one too"));
+            return Err(Error::transient(format!(
+                "what the link `{link}` brings to {node} cannot go on to {peer}: it does not say whose it is"
+            ))
+            .hint("set forward = \"all\" in the sinks of all links of a hub, ring or chain, that one too"));
         }
-        warn!(route = self.route, link, "it began to forward only now: what it brought before is not handed on. Run `oplogue verify --repair` for this link");
+        warn!(
+            route = self.route,
+            link,
+            "it began to forward only now: what it brought before is not handed on. Run `oplogue verify --repair` for this link"
+        );
         state.telling.insert(link.to_owned());
         Ok(())
     }

@@ -10,11 +10,7 @@
 //! Every write that stays at a node has to be seen in its log: where it changes nothing there (a document was deleted at both sides)
 //! the marker names the document ([`Forward::same`]). What a node decides by itself (over unique values) counts as its own write.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use bson::{Bson, Document, Timestamp, doc};
 use oplogue_api::{Doc, Event, Op, Result, Txn};
@@ -159,13 +155,8 @@ pub(super) fn told(marker: &Marker) -> HashMap<u64, One> {
         let time = number(&one[8..16]);
         let time = Timestamp { time: (time >> 32) as u32, increment: time as u32 };
         let clock = number(&one[16..]) as i64;
-        let one = all.entry(number(&one[..8])).or_insert(One {
-            first: time,
-            time,
-            clock: 0,
-            is_delete: false,
-            group: None,
-        });
+        let one =
+            all.entry(number(&one[..8])).or_insert(One { first: time, time, clock: 0, is_delete: false, group: None });
         (one.first, one.time) = (one.first.min(time), time);
         (one.clock, one.is_delete, one.group) = (clock & !DELETE, clock & DELETE != 0, groups.next());
     }
@@ -234,7 +225,10 @@ pub(super) enum From {
     Elsewhere,
     /// A link that does not tell whose its writes are; its name.
     Untold(String),
-    Told { groups: Vec<(Arc<str>, Seen)>, writes: HashMap<u64, One> },
+    Told {
+        groups: Vec<(Arc<str>, Seen)>,
+        writes: HashMap<u64, One>,
+    },
 }
 
 impl Told {
@@ -247,7 +241,8 @@ impl Told {
                 None => From::Untold(marker.link.marker_id(0)),
                 Some(forward) => {
                     let each = forward.groups.iter();
-                    let each = each.map(|group| (group.node.as_str().into(), with_own(&Seen::new(&group.saw), &group.node)));
+                    let each =
+                        each.map(|group| (group.node.as_str().into(), with_own(&Seen::new(&group.saw), &group.node)));
                     From::Told { groups: each.collect(), writes: told(marker) }
                 }
             },
@@ -276,7 +271,9 @@ pub(super) struct Made {
 pub(super) fn named<'a>(settings: &Settings, events: Cow<'a, [Event]>) -> Result<Cow<'a, [Event]>> {
     let names = |event: &Event| -> Vec<Word> {
         let after = event.after.as_deref().filter(|_| event.txn.is_some() && is_marker(event));
-        if after.is_none_or(|after| !matches!(after.get_document("forward"), Ok(of) if of.get("same").is_ok_and(|same| same.is_some()))) {
+        if after.is_none_or(
+            |after| !matches!(after.get_document("forward"), Ok(of) if of.get("same").is_ok_and(|same| same.is_some())),
+        ) {
             return Vec::new();
         }
         let marker = after.and_then(|after| Document::try_from(after).ok()).and_then(|after| Marker::decode(&after));

@@ -49,7 +49,8 @@ impl Peer {
         // It has come by another way too, or a part of it; or DDL of which it is not known whose it is.
         let is_news = |n: usize| {
             let is_left = |had| sight.is_left_out(n, &self.settings, had);
-            is_left(window.had()) && !is_left(had) || sight.is_partly_had(n, window.had()) && !sight.is_partly_had(n, had)
+            is_left(window.had()) && !is_left(had)
+                || sight.is_partly_had(n, window.had()) && !sight.is_partly_had(n, had)
         };
         if self.settings.forwards && (window.is_run_missing || had != window.had() && (0..events.len()).any(is_news)) {
             return true;

@@ -268,8 +268,11 @@ impl Settings {
         for policy in self.exceptions.iter().map(|(_, policy)| policy).chain([&self.policy]) {
             if matches!(policy.conflicts, Conflicts::Merge | Conflicts::Priority) {
                 let name = if policy.conflicts == Conflicts::Merge { "merge" } else { "priority" };
-                return Err(Error::option("forward", format!("forward = \"all\" and conflicts = \"{name}\" do not go together"))
-                    .hint(format!("{hub} set conflicts = \"last-write\" (`priority` still breaks its ties)")));
+                return Err(Error::option(
+                    "forward",
+                    format!("forward = \"all\" and conflicts = \"{name}\" do not go together"),
+                )
+                .hint(format!("{hub} set conflicts = \"last-write\" (`priority` still breaks its ties)")));
             }
             if policy.deletes != Deletes::Rank {
                 return Err(Error::option("forward", "forward = \"all\" needs deletes = \"rank\"")
@@ -282,7 +285,6 @@ impl Settings {
         }
         Ok(())
     }
-
 
     /// Whether a namespace is replicated; of one without a collection, whether anything of the database is.
     pub fn wants(&self, ns: &Namespace) -> bool {

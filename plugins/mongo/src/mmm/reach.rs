@@ -43,9 +43,8 @@ impl Window {
         let is_missing = |(node, time): &(String, Timestamp)| seen.of(node).is_none_or(|upto| upto < *time);
         let missing: Vec<&str> =
             self.base().all().iter().filter(|at| is_missing(at)).map(|(node, _)| node.as_str()).collect();
-        let is_news = |marker: &Marker| {
-            known(marker).all().iter().any(|at| missing.contains(&at.0.as_str()) && is_missing(at))
-        };
+        let is_news =
+            |marker: &Marker| known(marker).all().iter().any(|at| missing.contains(&at.0.as_str()) && is_missing(at));
         // The links that have brought something which was not seen.
         let mut links: HashMap<String, ()> = HashMap::new();
         let markers = client.database(names::DATABASE).collection::<Document>(names::MARKERS);

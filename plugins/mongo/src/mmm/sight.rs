@@ -179,9 +179,8 @@ impl Sight {
 
     /// Whether the peer has a part of the writes already that are one here.
     pub fn is_partly_had(&self, n: usize, had: &Seen) -> bool {
-        self.made(n).is_some_and(|made| {
-            made.first < made.time && had.of(&made.node).is_some_and(|upto| upto >= made.first)
-        })
+        self.made(n)
+            .is_some_and(|made| made.first < made.time && had.of(&made.node).is_some_and(|upto| upto >= made.first))
     }
 
     /// The marker of a transaction with these events. `whole`: the time of the latest document that was taken whole, in which there

@@ -269,8 +269,9 @@ impl Sink for Mmm {
         // The link back may begin with this very batch.
         state.comes_back = state.comes_back || events.iter().any(|event| is_back(event, &self.peer.settings.link));
         self.watch(&mut state).await?;
-        let events = &*named(&self.peer.settings, heard(&self.peer.settings, events)?)?;
-        self.look_at_words(events);
+        let events = heard(&self.peer.settings, events)?;
+        self.look_at_words(&events);
+        let events = &*named(&self.peer.settings, events)?;
         let events = &*creations_first(events);
         let mut start = 0;
         while start < events.len() {

@@ -170,7 +170,12 @@ impl Window {
 
     /// Begins anew at an earlier place of the log, before which nothing was written that `seen` has not.
     pub fn at_place(self, (since, clock): (Timestamp, i64), seen: &Seen) -> Window {
-        let base: Vec<_> = self.base.all().iter().filter_map(|(node, time)| Some((node.clone(), *time.min(&seen.of(node)?)))).collect();
+        let base: Vec<_> = self
+            .base
+            .all()
+            .iter()
+            .filter_map(|(node, time)| Some((node.clone(), *time.min(&seen.of(node)?))))
+            .collect();
         Window {
             at: since,
             pulled: None,
@@ -319,7 +324,8 @@ impl Window {
                 continue;
             };
             let is_needed = |write: &Write| write.time == time || write.again.is_some_and(|base| base <= time);
-            if writes.iter().any(|write| is_needed(write) && !self.was_seen(write, seen)) || self.is_kept(time, writes) {
+            if writes.iter().any(|write| is_needed(write) && !self.was_seen(write, seen)) || self.is_kept(time, writes)
+            {
                 break;
             }
             self.order.pop_front();

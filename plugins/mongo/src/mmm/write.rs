@@ -96,7 +96,8 @@ impl Peer {
             if let Ok(start) = entry.get_timestamp("start") {
                 let end = entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 });
                 let id = entry.get_document("_id").ok().filter(|_| entry.get_str("link").ok() != Some(&*link));
-                let by = id.and_then(|id| Some((id.get_str("origin").ok()?.to_owned(), id.get_timestamp("time").ok()?)));
+                let by =
+                    id.and_then(|id| Some((id.get_str("origin").ok()?.to_owned(), id.get_timestamp("time").ok()?)));
                 times.push(Run { start, end, by });
             }
         }
