@@ -45,8 +45,8 @@ pub(super) struct Tactics {
     pub is_part: bool,
     /// Events of which the peer has a part by another way.
     partly: HashSet<EventId>,
-    /// Documents that a greater write has left as they were: where the link forwards, the marker names them.
-    same: Words,
+    /// Documents that a greater write leaves as they are and that cannot be touched: the marker names them.
+    pub same: Words,
     /// What is to be merged met a concurrent write that was too new, once already.
     has_looked_again: bool,
     /// What the peer merges here, and says again.
@@ -320,17 +320,6 @@ impl Peer {
             self.fetch(wanted, tactics).await?;
             return Err(Retry::Otherwise);
         }
-        if self.settings.forwards {
-            // Nothing of them is in the log, and yet they have to go on: elsewhere they may be greater than what is there.
-            let mut is_told = true;
-            for subject in subjects.all().filter(|subject| subject.is_won && !subject.is_changed()) {
-                is_told &=
-                    !tactics.same.note(Word::on(&events[subject.event], &subject.key, events[subject.event].time)?)?;
-            }
-            if !is_told {
-                return Err(Retry::Otherwise);
-            }
-        }
         if !tactics.asks.is_empty() {
             self.contests(transaction, state, events, (sight, marker), tactics, &mut subjects, &mut writes).await?;
         }
@@ -345,6 +334,9 @@ impl Peer {
         };
         subjects.write(&mut commands, |ns| state.serial.contains(ns), finish)?;
         self.write(transaction, state, events, commands, tactics).await?;
+        if self.settings.forwards {
+            self.touch(transaction, events, &mut subjects, tactics).await?;
+        }
         self.write_beside(transaction, &writes).await?;
         Ok(writes)
     }
@@ -402,8 +394,11 @@ impl Peer {
             }
             if state.included.get(&place).is_some_and(|at| event.time <= *at) {
                 if self.settings.forwards {
-                    // It is there, in the name of an earlier one.
-                    again |= tactics.same.note(Word::on(event, key, event.time)?)?;
+                    // It is there in the name of an earlier one, and is touched in its own.
+                    again |= tactics.read.insert(place);
+                    let subject = subjects.enter(&event.ns, key);
+                    let subject = subjects.get(subject);
+                    (subject.event, subject.is_won) = (n, true);
                 }
                 plans.push(Plan::Nothing);
                 continue;

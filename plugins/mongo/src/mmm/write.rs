@@ -13,9 +13,11 @@ use super::{
     origin::{document, raw},
     records::{self, By},
     state::{Peer, State},
-    statements::{Commands, Serial, filter},
+    statements::{Applied, Commands, Kind, Serial, delete, filter, replace},
+    subjects::Subjects,
     txn::{Failure, Transaction},
     window::Run,
+    word::Word,
 };
 use crate::{
     client::{answered, bounded, run},
@@ -56,6 +58,54 @@ impl Peer {
                     }
                 }
                 return Err(Retry::Otherwise);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the link forwards, everything that stays has to be seen in the log, to go on from there; and the server has to notice when
+    /// another link writes the same document. So what changes nothing is written all the same: a document as it is, and one that is
+    /// not there is made and deleted. Where the peer does not take that, the marker names it.
+    pub(super) async fn touch(
+        &self,
+        transaction: &mut Transaction<'_>,
+        events: &[Event],
+        subjects: &mut Subjects,
+        tactics: &mut Tactics,
+    ) -> Result<(), Retry> {
+        let mut commands = Commands::default();
+        for subject in subjects.all().filter(|subject| subject.is_won && !subject.is_changed()) {
+            let event = &events[subject.event];
+            if tactics.same.has(&event.ns, &subject.key)? {
+                continue;
+            }
+            let statements = match &subject.before {
+                Some(before) => vec![replace(&subject.key, before)?],
+                None => {
+                    let only = filter(&subject.key)?;
+                    vec![Applied::Statement(Kind::Insert, only), delete(&subject.key)?]
+                }
+            };
+            for statement in statements {
+                if let Applied::Statement(kind, statement) = statement {
+                    commands.push(subject.event, &subject.ns, &subject.key, true, kind, statement);
+                }
+            }
+        }
+        for command in commands.into_all() {
+            let reply = transaction.run(command.ns.db(), command.body()).await?;
+            match reply.refused() {
+                None => {}
+                Some((_, 112 | 251)) => {
+                    return Err(Failure::Again(Error::transient("another writer was in the way")).into());
+                }
+                Some((statement, _)) => {
+                    let event = &events[command.events.get(statement).copied().unwrap_or(0)];
+                    if let Some(key) = &event.key {
+                        tactics.same.note(Word::on(event, key, event.time)?)?;
+                    }
+                    return Err(Retry::Otherwise);
+                }
             }
         }
         Ok(())

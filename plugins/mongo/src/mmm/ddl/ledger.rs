@@ -96,13 +96,21 @@ impl Ledger {
         Ok(())
     }
 
-    /// Says that the command is going to be run. `start` lies before everything that it leads to.
-    pub async fn begin(&self, id: &Id, link: &str, read: &Read, marks: &[String], start: Timestamp) -> Result<()> {
+    /// Says that the command is going to be run. `start` lies before everything that it leads to; `uuid` is that of the collection at
+    /// its origin.
+    pub async fn begin(
+        &self,
+        id: &Id,
+        link: &str,
+        (read, uuid): (&Read, Option<&Binary>),
+        marks: &[String],
+        start: Timestamp,
+    ) -> Result<()> {
         let mut entry = doc! {
             "_id": id.document(), "link": link, "ns": read.ns.as_str(), "marks": marks, "state": "running", "start": start,
             "at": DateTime::now(),
         };
-        if let Some(uuid) = &read.uuid {
+        if let Some(uuid) = uuid {
             entry.insert("uuid", uuid.clone());
         }
         // One of an earlier attempt stays as it is, with what was recognised meanwhile.

@@ -167,6 +167,12 @@ impl Applier {
         if earlier == Earlier::Done {
             return Ok(Outcome::AlreadySo);
         }
+        // What was brought to the node goes by the name that it has where it was made, whatever way it has come.
+        let made_from = match &read.uuid {
+            Some(uuid) if self.forwards => self.known.counterpart("peer_uuid", uuid).await?,
+            _ => None,
+        };
+        let uuid = made_from.or_else(|| read.uuid.clone());
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let start = self.ledger.now().await?;
@@ -185,7 +191,7 @@ impl Applier {
                 Decision::Refuse(why) => return self.refuse(event, read, why, None).await,
                 Decision::Run { commands, marks } => (commands, marks),
             };
-            self.ledger.begin(id, &self.link.marker_id(0), read, &marks, start).await?;
+            self.ledger.begin(id, &self.link.marker_id(0), (read, uuid.as_ref()), &marks, start).await?;
             match self.run(read.ns.db(), &commands).await? {
                 Ran::Done(end) => {
                     let uuid = self.made(read).await?;
