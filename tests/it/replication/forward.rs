@@ -162,8 +162,8 @@ async fn two_leaves_write_the_same_document() {
     assert_eq!(text(&found, "by"), "second");
     assert_eq!(mesh.coll(2, "c").find_one(doc! {"_id": 2}).await.unwrap(), None);
     assert!(mesh.coll(2, "c").find_one(doc! {"_id": 3}).await.unwrap().is_some());
-    // The later one wins where the earlier one is, and the other way round; at the hub once, and at the third leaf perhaps never.
-    for end in [0, 1, 3] {
+    // What has lost at the hub goes no further.
+    for end in [0, 3] {
         let records = mesh.conflicts(end).await;
         let record = records.iter().find(|record| record.get_i32("key").is_ok_and(|key| key == 1));
         let Some(record) = record else { panic!("none at {end}: {records:?}") };
