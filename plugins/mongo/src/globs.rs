@@ -105,6 +105,26 @@ fn begins(pattern: &[char], text: &[char]) -> bool {
     places.iter().any(|place| *place < pattern.len())
 }
 
+/// Whether some text matches both globs.
+pub(crate) fn overlap(a: &str, b: &str) -> bool {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // `meets[j]`: whether what is left of `a` and `b[j..]` have a text in common.
+    let mut meets: Vec<bool> = vec![false; b.len() + 1];
+    for i in (0..=a.len()).rev() {
+        let behind = meets.clone();
+        for j in (0..=b.len()).rev() {
+            meets[j] = match (a.get(i), b.get(j)) {
+                (None, None) => true,
+                (Some('*'), _) => behind[j] || j < b.len() && meets[j + 1],
+                (_, Some('*')) => meets[j + 1] || i < a.len() && behind[j],
+                (Some(x), Some(y)) => (x == y || *x == '?' || *y == '?') && behind[j + 1],
+                _ => false,
+            };
+        }
+    }
+    meets[0]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +193,28 @@ mod tests {
             if globs.matches(&format!("{db}.{coll}")) {
                 prop_assert!(globs.wants(&Namespace::of(&db, "")));
             }
+        }
+
+        #[test]
+        fn two_overlap_where_a_text_matches_both(a in "[ab*?]{0,5}", b in "[ab*?]{0,5}", text in "[ab]{0,6}") {
+            prop_assert_eq!(overlap(&a, &b), overlap(&b, &a));
+            let both = [&a, &b].iter().all(|g| matches(&g.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>()));
+            prop_assert!(!both || overlap(&a, &b));
+        }
+
+        #[test]
+        fn two_that_overlap_have_a_text_in_common(a in "[ab*?]{0,3}", b in "[ab*?]{0,3}") {
+            // No text needs to be longer than both together.
+            let mut texts = vec![String::new()];
+            let mut found = false;
+            for _ in 0..=6 {
+                found |= texts.iter().any(|text| {
+                    let text: Vec<char> = text.chars().collect();
+                    [&a, &b].iter().all(|g| matches(&g.chars().collect::<Vec<_>>(), &text))
+                });
+                texts = texts.iter().flat_map(|text| ["a", "b"].map(|c| format!("{text}{c}"))).collect();
+            }
+            prop_assert_eq!(overlap(&a, &b), found);
         }
 
         #[test]

@@ -1,9 +1,10 @@
 //! What is refused, with its remedy, and what goes to the records of conflicts.
 
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use oplogue_testkit::servers::{Credentials, Mongo, MongoOptions};
 
 use super::mesh::{End, Mesh, ends, shared, text};
+use crate::cli;
 
 /// Waits until the only route has ended, and the process with it, and looks for a text in what it logged.
 fn ends_with(mesh: &mut Mesh, text: &str) {
@@ -34,6 +35,53 @@ async fn a_standalone_server_as_the_peer() {
     both[1].uri = alone.uri();
     let mut mesh = Mesh::new(both, &[(0, 1)], "");
     says(&mut mesh, "the peer is a standalone mongod: it has no transactions");
+}
+
+/// A namespace that a link of other names replicates already would be applied twice, and each change come back as one of another node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_replicated_already() {
+    let mut mesh = Mesh::one_way().await;
+    mesh.router.start();
+    mesh.coll(0, "c").insert_one(doc! {"_id": 1}).await.unwrap();
+    mesh.settle().await;
+    let db = mesh.db.clone();
+    let renamed = |config: &str, namespaces: &str| {
+        let names = config.replace(&mesh.ends[0].name, "other-name").replace(&mesh.ends[1].name, &format!("x{db}"));
+        names.replace(&format!("namespaces = [\"{db}.*\"]"), namespaces)
+    };
+    let overlap = format!("namespaces = [\"elsewhere.*\", \"{db}.?\"]");
+    let told = format!("`{db}.*` there, `{db}.?` here");
+    let mut other = mesh.another_with(|config| renamed(config, &overlap));
+    other.spawn();
+    assert_eq!(other.wait_exit().code(), Some(1));
+    let log = other.log();
+    assert!(log.contains(&told) && log.contains("oplogue position reset"), "{log}");
+    // It leaves nothing that would stand in the way of the first link.
+    let metadata = mesh.ends[1].client.database("__mmm");
+    let mine = doc! {"_id": {"$regex": format!("x{db}$")}};
+    for name in ["links", "markers"] {
+        let left = metadata.collection::<Document>(name).count_documents(mine.clone()).await.unwrap();
+        assert_eq!(left, 0, "{name}");
+    }
+    let config = other.config();
+    let checked = cli::run(&["check", "--connect", config.to_str().unwrap()]).await.expect(1);
+    assert!(checked.stdout.contains(&told), "{}", checked.stdout);
+
+    // What has nothing in common goes beside it, and the first link starts again beside that.
+    let mut beside = mesh.another_with(|config| renamed(config, &format!("namespaces = [\"{db}x.*\"]")));
+    beside.start();
+    assert_eq!(metadata.collection::<Document>("links").count_documents(mine.clone()).await.unwrap(), 1);
+    assert!(mesh.router.terminate().success());
+    mesh.router.start();
+    mesh.coll(0, "c").insert_one(doc! {"_id": 2}).await.unwrap();
+    mesh.settle_equal("nothing has been refused").await;
+    mesh.assert_once("by one link").await;
+
+    // A link that is given up is forgotten with its position.
+    assert!(beside.terminate().success());
+    let config = beside.config();
+    cli::run(&["position", "reset", config.to_str().unwrap()]).await.expect(0);
+    assert_eq!(metadata.collection::<Document>("links").count_documents(mine).await.unwrap(), 0, "it is forgotten");
 }
 
 /// The marker is dropped or edited by hand: the link stops and says so, and does not begin anew in silence.

@@ -159,6 +159,11 @@ impl Mesh {
         Oplogue::new(&self.config)
     }
 
+    /// One with another configuration, made of this one.
+    pub fn another_with(&self, change: impl Fn(&str) -> String) -> Oplogue {
+        Oplogue::new(&change(&self.config))
+    }
+
     pub fn coll(&self, end: usize, name: &str) -> Collection<Document> {
         self.ends[end].client.database(&self.db).collection(name)
     }

@@ -5,7 +5,7 @@ use futures_util::TryStreamExt;
 use mongodb::Client;
 use oplogue_api::{Error, Finding, Result};
 
-use super::{names, state::Peer};
+use super::{links, names, state::Peer};
 use crate::{
     check::{privileges, server},
     client::bounded,
@@ -27,7 +27,10 @@ async fn look(peer: &Peer, findings: &mut Vec<Finding>) -> Result<()> {
     let (ours, theirs) = (identity(client).await?, peer.origin.identity().await?);
     match (ours, theirs) {
         (Some(ours), Some(theirs)) if ours == theirs => return Err(same_deployment()),
-        (Some(_), Some(_)) => findings.push(Finding::ok("source and peer are two deployments")),
+        (Some(_), Some(source)) => {
+            findings.push(Finding::ok("source and peer are two deployments"));
+            links::check(peer, &source).await?;
+        }
         _ => findings.push(Finding::warning(
             "the identity of the source or the peer cannot be read, so that one deployment would not be noticed as both",
             "grant the users the role `clusterMonitor`, or `read` on `local`",

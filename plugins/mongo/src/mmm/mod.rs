@@ -10,6 +10,7 @@ mod ddl;
 mod deliver;
 mod document;
 pub(crate) mod forward;
+mod links;
 pub(crate) mod marker;
 mod meanwhile;
 pub(crate) mod names;

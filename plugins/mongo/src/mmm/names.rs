@@ -12,3 +12,5 @@ pub(crate) const TOMBSTONES: &str = "tombstones";
 pub(crate) const LEDGER: &str = "ddl";
 /// How far an initial copy has come.
 pub(crate) const COPIES: &str = "copies";
+/// What each link replicates. See [`super::links`].
+pub(crate) const LINKS: &str = "links";

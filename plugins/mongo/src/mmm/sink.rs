@@ -22,6 +22,7 @@ use super::{
     ddl,
     deliver::MOST,
     forward::named,
+    links,
     marker::{Link, Marker},
     names,
     options::{Conflicts, Settings},
@@ -89,7 +90,7 @@ impl Mmm {
     async fn prepare(&self, client: &Client) -> Result<()> {
         let db = client.database(names::DATABASE);
         // Before the first transaction: a transaction that makes a collection is slower, and 4.2 refuses it.
-        for name in [names::MARKERS, names::CONFLICTS, names::TOMBSTONES, names::LEDGER, names::COPIES] {
+        for name in [names::MARKERS, names::CONFLICTS, names::TOMBSTONES, names::LEDGER, names::COPIES, names::LINKS] {
             match answered(IntoFuture::into_future(db.run_command(doc! {"create": name}))).await? {
                 Ok(_) => {}
                 Err(e) if code(&e) == Some(48) => {}
@@ -198,6 +199,7 @@ impl Sink for Mmm {
             return Err(checks::same_deployment());
         }
         self.prepare(client).await?;
+        links::announce(&self.peer, theirs.as_deref()).await?;
         let abilities = super::statements::Abilities { diffs: self.takes_diffs(client).await? };
         let mut state = self.state.lock().await;
         state.abilities = abilities;

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use super::{
     copy,
     forward::Forward,
+    links,
     marker::{LogState, Marker},
     sink::{fenced, load},
     state::{Peer, State, newest},
@@ -221,6 +222,7 @@ impl CheckpointStore for Store {
         let markers = self.peer.markers().await?;
         copy::forget(self.peer.client().await?, &self.peer.settings.link).await?;
         let Some(position) = position else {
+            links::forget(&self.peer).await?;
             // Those of all lanes, of copies too.
             let all = doc! {"node": &self.peer.settings.link.node, "peer": &self.peer.settings.link.peer};
             let either = doc! {"$or": [{"_id": &id}, all]};
