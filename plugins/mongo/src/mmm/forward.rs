@@ -301,3 +301,117 @@ pub(super) fn named<'a>(settings: &Settings, events: Cow<'a, [Event]>) -> Result
     }
     Ok(Cow::Owned(all))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::RawDocumentBuf;
+    use oplogue_api::{EventId, MARKERS, Namespace, Position};
+
+    use crate::mmm::{
+        marker::{Link, LogState},
+        seen::Stream,
+        unsettled::Unsettled,
+    };
+
+    fn time(n: u32) -> Timestamp {
+        Timestamp { time: n, increment: 5 }
+    }
+
+    fn at(node: &str, n: u32) -> (String, Timestamp) {
+        (node.to_owned(), time(n))
+    }
+
+    fn group(node: &str, saw: &[(&str, u32)], of: u32) -> Group {
+        Group { node: node.into(), saw: saw.iter().map(|(node, n)| at(node, *n)).collect(), of }
+    }
+
+    /// A marker of `a->b`, where a forwards what c has written.
+    fn marker() -> Marker {
+        let forward = Forward {
+            groups: vec![group("c", &[("a", 1), ("b", 2)], 2), group("a", &[("c", 4)], 1), group("c", &[("a", 3), ("b", 2)], 1)],
+            base: vec![at("b", 1)],
+            ..Forward::new(time(1))
+        };
+        let mut writes = Vec::new();
+        for (hash, n, is_delete) in [(7, 10, false), (7, 11, true), (8, 20, false), (9, 12, false)] {
+            tell(&mut writes, hash, time(n), i64::from(n) * 1000, is_delete);
+        }
+        Marker {
+            link: Link { node: "a".into(), peer: "b".into() },
+            lane: 0,
+            route: String::new(),
+            generation: 1,
+            session: None,
+            seq: 1,
+            origin: "a".into(),
+            position: Position { token: Doc::empty(), time: time(30) },
+            done: EventId { time: time(30), index: 0 },
+            clock: 20_000,
+            seen: vec![at("c", 12)],
+            saw: vec![],
+            writes,
+            fields: Default::default(),
+            again: vec![],
+            waits: vec![],
+            unsettled: Unsettled::default(),
+            log: LogState { clock: 0, since: time(0), since_clock: 0 },
+            forward: Some(forward),
+        }
+    }
+
+    #[test]
+    fn whose_the_writes_are_survives_the_marker_and_says_only_what_has_changed() {
+        let marker = marker();
+        let stored = marker.encode();
+        assert_eq!(Marker::decode(&stored), Some(marker.clone()));
+        let origins = stored.get_document("forward").unwrap().get_array("origins").unwrap();
+        let last = origins[2].as_document().unwrap().get_document("saw").unwrap();
+        assert_eq!(last, &doc! {"a": time(3)});
+        // Who does not forward pays nothing.
+        let plain = Marker { forward: None, ..marker };
+        assert!(!plain.encode().contains_key("forward"));
+        assert_eq!(Marker::decode(&plain.encode()), Some(plain));
+    }
+
+    #[test]
+    fn of_several_writes_of_a_document_the_last_counts_and_the_first_is_known() {
+        let told = told(&marker());
+        let deleted = One { first: time(10), time: time(11), clock: 11_000, is_delete: true, group: Some(0) };
+        assert_eq!((told.len(), told[&7]), (3, deleted));
+        assert_eq!((told[&8].group, told[&9].group, told[&9].clock), (Some(1), Some(2), 12_000));
+    }
+
+    #[test]
+    fn a_part_of_a_transaction_is_not_yet_known() {
+        let mut marker = marker();
+        assert_eq!(known(&marker).all(), [at("c", 12), at("a", 30)]);
+        marker.forward.as_mut().unwrap().is_part = true;
+        let before = Timestamp { increment: 4, ..time(30) };
+        assert_eq!(known(&marker).all(), [at("c", 12), ("a".to_owned(), before)]);
+        // Without forwarding nothing is known of the others.
+        assert_eq!(known(&Marker { forward: None, ..marker }).all(), [at("a", 30)]);
+    }
+
+    /// What a transaction has brought is known to the node when all of it is there, and not before.
+    #[test]
+    fn the_node_knows_of_a_transaction_when_it_has_ended() {
+        let txn = Arc::new(Txn { lsid: Doc::empty(), number: 1 });
+        let after = RawDocumentBuf::try_from(&marker().encode()).unwrap();
+        let event = |op, ns: &str, n| Event {
+            txn: Some(Arc::clone(&txn)),
+            ..Event::new(op, Namespace::new(ns), time(n), Doc::empty())
+        };
+        let first = Event { after: Some(after.into()), ..event(Op::Replace, MARKERS, 40) };
+        let mut stream = Stream { forwards: true, ..Stream::default() };
+        crate::mmm::sight::pass(&mut stream, &first, "b");
+        assert_eq!((stream.seen.of("c"), stream.clock), (None, 20_000));
+        assert!(stream.told.as_ref().unwrap().is_of(&event(Op::Insert, "x.y", 40)));
+        assert!(!stream.told.as_ref().unwrap().is_of(&event(Op::Insert, "x.y", 41)));
+        // Read again after a retry, it has not ended either.
+        crate::mmm::sight::pass(&mut stream, &first, "b");
+        assert_eq!(stream.seen.of("c"), None);
+        stream.end();
+        assert_eq!((stream.seen.of("c"), stream.seen.of("a")), (Some(time(12)), Some(time(30))));
+    }
+}

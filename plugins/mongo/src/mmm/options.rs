@@ -329,3 +329,32 @@ fn named(field: &str, name: &str) -> Result<()> {
     Err(Error::option(field, format!("`{name}` cannot be the name of a node"))
         .hint("letters, digits, `-` and `_`, at most 64 of them"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(more: &str) -> String {
+        let options = format!("uri = \"mongodb://localhost\"\nnode = \"a\"\npeer = \"b\"\nforward = \"all\"\n{more}");
+        match Settings::new(&Options::new(options.parse().unwrap())) {
+            Ok(_) => String::new(),
+            Err(e) => format!("{e} {:?}", e.get_hint()),
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_with_forwarding_is_refused() {
+        for more in ["", "conflicts = \"origin\"", "conflicts = \"stop\"", "priority = [\"a\"]"] {
+            assert_eq!(refused(more), "", "{more}");
+        }
+        for (more, name) in [
+            ("conflicts = \"merge\"", "merge"),
+            ("conflicts = \"priority\"\npriority = [\"a\"]", "priority"),
+            ("collections = [{ namespaces = [\"x.*\"], conflicts = \"merge\" }]", "merge"),
+            ("deletes = \"win\"", "deletes = \"rank\""),
+            ("stamp = \"document\"", "stamp"),
+        ] {
+            assert!(refused(more).contains(name), "{more}: {}", refused(more));
+        }
+    }
+}
