@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 
 use mongodb::bson::{Document, Timestamp, doc};
+use oplogue_testkit::{unique, wait_for};
 
 use super::{
-    mesh::{Mesh, ends, newest, text},
+    mesh::{Mesh, ends, newest, shared, text},
     random::{apart, together},
     silence::{seconds, written},
     trouble::killed,
 };
+use crate::{process::Oplogue, replication_docs::block};
 
 const FORWARD: &str = "forward = \"all\"";
 
@@ -220,4 +222,87 @@ async fn a_transaction_goes_around_and_then_there_is_silence() {
         assert!(all.iter().all(|entry| text(entry, "ns") == "__mmm.markers") && all.len() <= 2, "{all:?}");
     }
     assert!(mesh.router.terminate().success());
+}
+
+/// The markers of transactions in the log of an end: their size in bytes, and how many writes they tell of.
+async fn markers(mesh: &Mesh, end: usize) -> Vec<(usize, usize)> {
+    let mut all = Vec::new();
+    let mut known = HashSet::new();
+    for logged in mesh.log(end).await.iter().filter(|logged| logged.is_applied) {
+        if !known.insert(logged.entry.get_timestamp("ts").unwrap()) {
+            continue;
+        }
+        let first = logged.entry.get_document("o").unwrap().get_array("applyOps").unwrap()[0].as_document().unwrap();
+        if text(first, "ns") == "__mmm.markers" {
+            let marker = first.get_document("o").unwrap();
+            let bytes = mongodb::bson::serialize_to_vec(marker).unwrap().len();
+            all.push((bytes, marker.get_binary_generic("writes").unwrap().len() / 24));
+        }
+    }
+    all
+}
+
+/// What it costs to say whose the writes are: 24 bytes for each and some for all. Links that do not forward say nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_takes_a_few_bytes_for_each_write() {
+    for (sink, each) in [(FORWARD, 24), ("", 0)] {
+        let mut mesh = Mesh::new(ends(3, "mongo-oplog").await, &[(0, 1), (1, 2)], sink);
+        mesh.router.start();
+        mesh.coll(0, "c").insert_many((0..2000).map(|n| doc! {"_id": n})).await.unwrap();
+        mesh.settle().await;
+        for end in 1..=if sink == FORWARD { 2 } else { 1 } {
+            let all = markers(&mesh, end).await;
+            let (bytes, writes) = all.iter().fold((0, 0), |(bytes, writes), one| (bytes + one.0, writes + one.1));
+            eprintln!("{sink:?} at {end}: {} transactions, {bytes} bytes, {writes} writes", all.len());
+            assert_eq!(writes >= 2000, each > 0, "{all:?}");
+            assert!(all.iter().all(|(bytes, writes)| *bytes <= 1000 + writes * each), "{all:?}");
+        }
+        assert!(mesh.router.terminate().success());
+    }
+}
+
+/// The file of docs/replication.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_of_the_documentation() {
+    let db = unique("hub");
+    let mut config = block("### Hubs, rings and chains", "toml").replace("app.*", &format!("{db}.*"));
+    let names = ["north", "south", "cloud"];
+    for (n, name) in names.iter().enumerate() {
+        let uri = format!("${{{}_MONGO_URL}}", name.to_uppercase());
+        config = config.replace(&uri, &shared(n).await.uri()).replace(name, &format!("{name}-{db}"));
+    }
+    let mut oplogue = Oplogue::new(&config);
+    oplogue.start();
+    let mut all = Vec::new();
+    for n in 0..3 {
+        all.push(shared(n).await.client().await.database(&db).collection::<Document>("items"));
+    }
+    for from in 0..2 {
+        all[from].insert_one(doc! {"_id": names[from], "n": 1}).await.unwrap();
+        all[from].update_one(doc! {"_id": names[from]}, doc! {"$set": {"n": 2}}).await.unwrap();
+    }
+    for (n, there) in all.iter().enumerate() {
+        wait_for(format!("both at {}", names[n]), async || there.count_documents(doc! {"n": 2}).await.unwrap() == 2)
+            .await;
+    }
+    assert!(oplogue.terminate().success(), "{}", oplogue.log());
+
+    // Without `forward` in one of them it is said which one.
+    let lame = config.replacen("forward = \"all\"\n", "", 1);
+    let mut oplogue = Oplogue::new(&lame);
+    oplogue.start();
+    all[0].insert_one(doc! {"_id": "late"}).await.unwrap();
+    let said = format!("what the link `north-{db}->cloud-{db}` brings to cloud-{db} cannot go on to south-{db}");
+    oplogue.wait("the error", |oplogue| oplogue.log().contains(&said));
+    let check = std::process::Command::new(env!("CARGO_BIN_EXE_oplogue"));
+    let out = { check }.args(["check", "--connect"]).arg(oplogue.config()).output().unwrap();
+    let found = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(found.contains("does not go on to south"), "{found}");
+    drop(oplogue);
+    // And with it, what was held up comes.
+    let mut oplogue = Oplogue::new(&config);
+    oplogue.start();
+    all[0].insert_one(doc! {"_id": "later"}).await.unwrap();
+    wait_for("the later one", async || all[1].find_one(doc! {"_id": "later"}).await.unwrap().is_some()).await;
+    assert!(oplogue.terminate().success(), "{}", oplogue.log());
 }

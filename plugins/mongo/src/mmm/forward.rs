@@ -329,7 +329,11 @@ mod tests {
     /// A marker of `a->b`, where a forwards what c has written.
     fn marker() -> Marker {
         let forward = Forward {
-            groups: vec![group("c", &[("a", 1), ("b", 2)], 2), group("a", &[("c", 4)], 1), group("c", &[("a", 3), ("b", 2)], 1)],
+            groups: vec![
+                group("c", &[("a", 1), ("b", 2)], 2),
+                group("a", &[("c", 4)], 1),
+                group("c", &[("a", 3), ("b", 2)], 1),
+            ],
             base: vec![at("b", 1)],
             ..Forward::new(time(1))
         };

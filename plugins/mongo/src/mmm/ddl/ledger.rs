@@ -97,7 +97,7 @@ impl Ledger {
     }
 
     /// Says that the command is going to be run. `start` lies before everything that it leads to; `uuid` is that of the collection at
-    /// its origin.
+    /// its origin. Whether this link is the one that says so: another one may bring the same.
     pub async fn begin(
         &self,
         id: &Id,
@@ -105,7 +105,7 @@ impl Ledger {
         (read, uuid): (&Read, Option<&Binary>),
         marks: &[String],
         start: Timestamp,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut entry = doc! {
             "_id": id.document(), "link": link, "ns": read.ns.as_str(), "marks": marks, "state": "running", "start": start,
             "at": DateTime::now(),
@@ -116,7 +116,11 @@ impl Ledger {
         // One of an earlier attempt stays as it is, with what was recognised meanwhile.
         let entries = self.collection();
         let written = entries.update_one(doc! {"_id": id.document()}, doc! {"$setOnInsert": entry}).upsert(true);
-        bounded(written.into_future(), Phase::Ddl).await.map(drop)
+        if bounded(written.into_future(), Phase::Ddl).await?.upserted_id.is_some() {
+            return Ok(true);
+        }
+        let found = entries.find_one(doc! {"_id": id.document(), "link": link});
+        Ok(bounded(found.into_future(), Phase::Ddl).await?.is_some())
     }
 
     /// Says that it was carried out, at `end` at the latest.

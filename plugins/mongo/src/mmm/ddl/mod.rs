@@ -23,6 +23,7 @@ mod tests;
 use std::{
     collections::HashSet,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use bson::Document;
@@ -82,6 +83,9 @@ pub(crate) enum Outcome {
 
 /// How often the state is looked at again when it has changed under the command.
 const ATTEMPTS: usize = 4;
+/// How long another link may take with the same event, and how often it is looked at.
+const OTHERS: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
 const REFUSED: &str = "the target refuses the command";
 /// More namespaces than this are not remembered at once (I6).
 const MOST_NAMESPACES: usize = 10_000;
@@ -191,7 +195,10 @@ impl Applier {
                 Decision::Refuse(why) => return self.refuse(event, read, why, None).await,
                 Decision::Run { commands, marks } => (commands, marks),
             };
-            self.ledger.begin(id, &self.link.marker_id(0), (read, uuid.as_ref()), &marks, start).await?;
+            let is_ours = self.ledger.begin(id, &self.link.marker_id(0), (read, uuid.as_ref()), &marks, start).await?;
+            if !is_ours && self.wait_for_other(id).await? {
+                return Ok(Outcome::AlreadySo);
+            }
             match self.run(read.ns.db(), &commands).await? {
                 Ran::Done(end) => {
                     let uuid = self.made(read).await?;
@@ -211,6 +218,18 @@ impl Applier {
             }
         }
         self.refuse(event, read, REFUSED, last).await
+    }
+
+    /// Where several links bring the same, the first carries it out: twice in the log, the second would look like one that was made
+    /// there. Whether it has; a link that takes longer may be gone.
+    async fn wait_for_other(&self, id: &Id) -> Result<bool> {
+        for _ in 0..OTHERS.as_millis() / PAUSE.as_millis() {
+            if self.ledger.earlier(id).await? == Earlier::Done {
+                return Ok(true);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(false)
     }
 
     /// After a command that was not carried out. Whether it was, by an earlier attempt that was still under way.
