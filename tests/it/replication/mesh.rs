@@ -198,10 +198,34 @@ impl Mesh {
             for key in different.iter().take(5) {
                 eprintln!("{key}:\n  {}\n  {}", shown(first.get(*key)), shown(other.get(*key)));
             }
-            if !different.is_empty() {
+            if let Some(key) = different.first() {
+                self.show_writes(key).await;
                 self.show_conflicts().await;
             }
             assert!(different.is_empty(), "{} differences at {}, {why}", different.len(), end.name);
+        }
+    }
+
+    /// What the logs say of a document, by its name in what the ends hold: in transactions of links, whose marker it is.
+    async fn show_writes(&self, key: &str) {
+        for (n, end) in self.ends.iter().enumerate() {
+            for Logged { entry, op, is_applied } in self.log(n).await {
+                let of = |field: &str| op.get_document(field).ok().and_then(|o| o.get("_id")).cloned();
+                let (_, coll) = text(&op, "ns").split_once('.').unwrap_or_default();
+                let Some(id) = of("o2").or_else(|| of("o")) else { continue };
+                if format!("{coll} Ok(Some({id:?}))") != key {
+                    continue;
+                }
+                let marker = entry.get_document("o").and_then(|o| o.get_array("applyOps")).ok();
+                let marker =
+                    marker.and_then(|all| all.first()?.as_document()?.get_document("o").ok()).filter(|_| is_applied);
+                let link = marker.map(|marker| text(marker, "_id")).unwrap_or_default();
+                let origins = marker.and_then(|marker| marker.get_document("forward").ok());
+                let origins: String = origins.map(|of| of.to_string()).unwrap_or_default().chars().take(1000).collect();
+                let change: String = op.get("o").map(Bson::to_string).unwrap_or_default().chars().take(300).collect();
+                let time = entry.get_timestamp("ts").unwrap_or(Timestamp { time: 0, increment: 0 });
+                eprintln!("log of {} at {time:?}: {link} {} {change}   {origins}", end.name, text(&op, "op"));
+            }
         }
     }
 
