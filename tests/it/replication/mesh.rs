@@ -213,7 +213,8 @@ impl Mesh {
                 let of = |field: &str| op.get_document(field).ok().and_then(|o| o.get("_id")).cloned();
                 let (_, coll) = text(&op, "ns").split_once('.').unwrap_or_default();
                 let Some(id) = of("o2").or_else(|| of("o")) else { continue };
-                if format!("{coll} Ok(Some({id:?}))") != key {
+                let id = RawDocumentBuf::try_from(&doc! {"_id": id}).expect("a document");
+                if format!("{coll} {:?}", id.get("_id")) != key {
                     continue;
                 }
                 let marker = entry.get_document("o").and_then(|o| o.get_array("applyOps")).ok();

@@ -74,6 +74,11 @@ pub(super) struct Write {
 }
 
 impl Write {
+    #[cfg(test)]
+    pub fn for_tests(time: Timestamp) -> Write {
+        Write { time, node: 0, origin_time: time, clock: 0, op: Op::Update, saw_us: None, paths: None, again: None }
+    }
+
     /// What its fields take in memory.
     fn bytes(&self) -> usize {
         self.paths.iter().flat_map(|paths| paths.iter()).map(FieldPath::bytes).sum()
