@@ -26,11 +26,6 @@ const RING: &[(usize, usize)] = &[(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)
 const ONE_WAY_RING: &[(usize, usize)] = &[(0, 1), (1, 2), (2, 3), (3, 0)];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_with_keys_of_their_own() {
-    apart(mesh(3, CHAIN).await, &[0, 1, 2]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_chain_in_one_direction() {
     apart(mesh(3, &[(0, 1), (1, 2)]).await, &[0]).await;
 }
@@ -52,21 +47,6 @@ async fn a_ring_with_keys_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ring_in_one_direction_with_keys_of_their_own() {
-    apart(mesh(4, ONE_WAY_RING).await, &[0, 1, 2, 3]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_chain_on_the_same_keys() {
-    together(mesh(3, CHAIN).await, &[0, 2], "a chain").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hub_on_the_same_keys() {
-    together(mesh(4, HUB).await, &[0, 1, 2, 3], "a hub").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_ring_on_the_same_keys() {
     together(mesh(4, RING).await, &[0, 1, 2, 3], "a ring").await;
 }
@@ -84,11 +64,6 @@ async fn the_router_of_a_hub_is_killed_over_and_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_router_of_a_ring_is_killed_over_and_over() {
     killed(mesh(4, RING).await, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_router_of_a_ring_in_one_direction_is_killed_over_and_over() {
-    killed(mesh(4, ONE_WAY_RING).await, false).await;
 }
 
 /// How many commands of that name are in the log of an end.
