@@ -9,5 +9,6 @@ pub fn registry() -> Registry {
     oplogue_external::register(&mut registry);
     oplogue_mongo::register(&mut registry);
     oplogue_redis::register(&mut registry);
+    oplogue_script::register(&mut registry);
     registry
 }

@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Severity, Sink};
+use oplogue_api::{CheckpointStore, Context, Error, Finding, Registry, Result, Selection, Severity, Share, Sink};
 
-use super::{DONE, FAILED, file, output, runtime};
-use crate::config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan};
+use super::{DONE, FAILED, file, graph, output, runtime};
+use crate::{
+    config::{CheckpointPlan, OnBadEvent, Plan, RoutePlan},
+    engine::{chain, interest},
+};
 
 /// How long a server may take to answer all questions.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -25,8 +28,13 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
     let mut out = String::new();
     let count = plan.routes.len();
     let _ = writeln!(out, "{}: {count} route{}", path.display(), if count == 1 { "" } else { "s" });
-    for route in &plan.routes {
-        let _ = writeln!(out, "  {}", summary(route));
+    match graph::of(&plan) {
+        Ok(routes) => out.push_str(&routes),
+        // Built once already, when the file was read.
+        Err(e) => {
+            output::complain_of(&e);
+            return FAILED;
+        }
     }
     let code = output::answer(&out);
     if !connect || code != DONE {
@@ -42,16 +50,22 @@ pub fn check(path: &Path, connect: bool, registry: &Registry) -> u8 {
     }
 }
 
-/// `name: factory (mongo-oplog) -> app, no-pii -> meteor (redis-oplog)`.
-fn summary(route: &RoutePlan) -> String {
-    let via: String = match route.via.as_slice() {
-        [] => String::new(),
-        via => format!(" -> {}", via.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ")),
+/// Who evaluates the filters at the head of the chain, a line each: `app: namespaces on the server; changed here`.
+///
+/// # Errors
+/// What the plugins say of their options.
+pub fn shares(route: &RoutePlan) -> Result<Vec<String>> {
+    let context = route.context(&route.sink.name);
+    let sink = route.sink.build(&context)?;
+    let interest = interest(sink.as_ref(), &chain(route, &context)?);
+    let shares = route.source.build(&route.context(&route.source.name))?.shares(&interest);
+    let line = |(selection, share): (&Selection, Share)| {
+        let side = |parts: &[String], side| (!parts.is_empty()).then(|| format!("{} {side}", parts.join(", ")));
+        let sides: Vec<String> =
+            [side(&share.server, "on the server"), side(&share.here, "here")].into_iter().flatten().collect();
+        format!("{}: {}", selection.by, sides.join("; "))
     };
-    format!(
-        "{}: {} ({}){via} -> {} ({})",
-        route.name, route.source.name, route.source.kind, route.sink.name, route.sink.kind
-    )
+    Ok(interest.selections.iter().zip(shares).map(line).collect())
 }
 
 /// Asks everything that the plan uses, all at once, and prints the answers in order.
@@ -79,6 +93,20 @@ async fn ask(plan: &Plan) -> u8 {
         );
     }
     for route in &plan.routes {
+        for node in &route.via {
+            if seen.insert(("transform", node.name.clone())) {
+                let built = node.build(&Context { name: node.name.clone(), ..route.context(&node.name) });
+                add(
+                    format!("transform {} ({})", node.name, node.kind),
+                    patiently(async move {
+                        match built {
+                            Ok(mut transform) => transform.check().await,
+                            Err(e) => vec![e.into()],
+                        }
+                    }),
+                );
+            }
+        }
         let mut sinks = vec![&route.sink];
         if let OnBadEvent::DeadLetter(sink) = &route.on_bad_event {
             sinks.push(sink);
@@ -114,6 +142,10 @@ async fn ask(plan: &Plan) -> u8 {
         }
     }
 
+    for (name, routes) in graph::groups(plan) {
+        let routes: Vec<RoutePlan> = routes.into_iter().cloned().collect();
+        add(format!("group {name}"), patiently(graph::positions(routes)));
+    }
     if let Some(denylist) = &plan.denylist {
         let node = &denylist.store;
         let context = Context { name: node.name.clone(), state_dir: denylist.state_dir.clone(), ..Context::default() };
@@ -143,6 +175,10 @@ async fn ask(plan: &Plan) -> u8 {
             if findings.is_empty() && before > 0 {
                 findings.push(Finding::ok("as the sink itself"));
             }
+        }
+        // Most transforms need nothing from elsewhere.
+        if findings.is_empty() && title.starts_with("transform ") {
+            continue;
         }
         let code = output::answer(&render(&title, &findings, output::answers_in_colour()));
         worst = worst.max(code);

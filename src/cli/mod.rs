@@ -5,6 +5,7 @@
 mod check;
 mod completions;
 mod file;
+mod graph;
 mod mmm;
 mod oplogtoredis;
 mod output;

@@ -210,7 +210,7 @@ fn when(position: &Place) -> String {
 }
 
 /// The two largest units of a number of seconds.
-fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),

@@ -78,6 +78,10 @@ impl Checked {
     pub fn integer(&self, name: &str) -> i64 {
         self.value(name).and_then(|v| v.as_integer()).unwrap_or(0)
     }
+    /// A yes or no, or its default.
+    pub fn flag(&self, name: &str) -> bool {
+        self.value(name).and_then(|v| v.as_bool()).unwrap_or(false)
+    }
     /// A text, or its default.
     pub fn string(&self, name: &str) -> Option<String> {
         self.value(name)?.as_str().map(str::to_owned)

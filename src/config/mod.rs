@@ -1,11 +1,14 @@
 //! Configuration: text to [`Plan`], or every diagnostic at once.
 //!
-//! A pure function of the text, the environment and the plugins: nothing is connected, no file is read.
+//! A function of the text, the environment and the plugins: nothing is connected, and no file is read but what an option of a plugin names
+//! (a script).
 
+mod chain;
 mod diagnostics;
 mod excerpt;
 mod expand;
 mod fields;
+mod groups;
 mod mask;
 mod nodes;
 pub mod plan;
@@ -13,7 +16,7 @@ mod report;
 mod routes;
 mod settings;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use oplogue_api::{Context, Field, Registry};
 use toml::{
@@ -23,7 +26,9 @@ use toml::{
 
 pub use diagnostics::{Diagnostic, Diagnostics, Level, Place};
 pub(crate) use fields::{sample, type_name};
-pub use plan::{CheckpointPlan, DenylistPlan, HttpPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan};
+pub use plan::{
+    CheckpointPlan, ChoicePlan, DenylistPlan, HttpPlan, LogPlan, Node, OnBadEvent, OnPositionLost, Plan, RoutePlan,
+};
 
 use nodes::Section;
 use report::Report;
@@ -70,6 +75,7 @@ pub fn load(
 /// Like [`load`], with the warnings of a sound configuration.
 pub fn examine(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>, registry: &Registry) -> Loaded {
     let mut report = Report::new(text, env);
+    report.config_dir = Path::new(file).parent().map(Path::to_owned).unwrap_or_default();
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let keys = mask::Keys::new(registry, own_fields().into_iter().map(|(_, field)| field));
@@ -124,6 +130,7 @@ fn read(report: &mut Report<'_>, root: &DeTable<'_>, registry: &Registry) -> Opt
         parts.transforms.warn_unused(report);
         parts.sinks.warn_unused(report);
         parts.stores.warn_unused(report);
+        chain::review(report, root, &routes);
     }
     Some(Plan {
         http: settings.http,

@@ -137,7 +137,7 @@ fn read_node<B: ?Sized>(
 
 /// Checks the options against the plugin's fields, and tries to make the plugin.
 #[allow(clippy::too_many_arguments)]
-fn finish<B: ?Sized>(
+pub(super) fn finish<B: ?Sized>(
     report: &mut Report<'_>,
     plugin: &Plugin<B>,
     attempt: fn(&Node<B>, &Context) -> Result<()>,
@@ -159,7 +159,12 @@ fn finish<B: ?Sized>(
         options: Options::new(checked.into_table()),
         build: Arc::clone(&plugin.build),
     };
-    let context = Context { name: name.to_owned(), state_dir: state_dir.to_owned(), ..Context::default() };
+    let context = Context {
+        name: name.to_owned(),
+        state_dir: state_dir.to_owned(),
+        config_dir: report.config_dir.clone(),
+        ..Context::default()
+    };
     if let Err(e) = attempt(&node, &context) {
         let span = place_of(options, &e).unwrap_or_else(|| head.clone());
         report.plugin_error(&span, what, &e);
@@ -179,7 +184,7 @@ fn place_of(options: &DeTable<'_>, error: &Error) -> Option<Span> {
 
 /// The value at a path such as `collections.orders` or `after.$or[1].price`, as far as the table leads along it. Keys may hold dots
 /// themselves.
-fn place_in(table: &DeTable<'_>, path: &str) -> Option<Span> {
+pub(super) fn place_in(table: &DeTable<'_>, path: &str) -> Option<Span> {
     let steps = table.iter().filter_map(|(key, value)| Some((value, path.strip_prefix(key.get_ref().as_ref())?)));
     let whole = steps.filter(|(_, rest)| rest.is_empty() || rest.starts_with(['.', '[']));
     let (value, rest) = whole.min_by_key(|(_, rest)| rest.len())?;

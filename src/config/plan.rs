@@ -53,6 +53,20 @@ pub struct LogPlan {
     pub json: Option<bool>,
 }
 
+/// What the `when` of a route is called among the transforms of its chain, in dead letters too. No transform can have this name.
+pub const WHEN: &str = "(when)";
+
+/// Which events of its source a route takes: asked in front of `via`, by each route for itself.
+#[derive(Clone)]
+pub struct ChoicePlan {
+    /// `group`; `None`: the route decides by itself.
+    pub group: Option<String>,
+    /// The `when`s of the routes of the group that come first: what one of them takes is none of this route's.
+    pub before: Vec<Node<TransformBuild>>,
+    /// The route's own; `None` for the default of a group.
+    pub when: Option<Node<TransformBuild>>,
+}
+
 /// One (source, sink) pair.
 #[derive(Clone)]
 pub struct RoutePlan {
@@ -61,6 +75,8 @@ pub struct RoutePlan {
     pub name: String,
     /// Where events come from.
     pub source: Node<SourceBuild>,
+    /// Which of them are the route's; `None`: all.
+    pub choice: Option<ChoicePlan>,
     /// What they pass, in order.
     pub via: Vec<Node<TransformBuild>>,
     /// Where they go.
@@ -83,6 +99,8 @@ pub struct RoutePlan {
     pub checkpoint_interval: Duration,
     /// `[state] dir`.
     pub state_dir: PathBuf,
+    /// The folder of the configuration file.
+    pub config_dir: PathBuf,
 }
 
 impl RoutePlan {
@@ -94,8 +112,18 @@ impl RoutePlan {
             source: Some(self.source.name.clone()),
             origin: Some(Origin { kind: self.source.kind, options: self.source.options.clone() }),
             state_dir: self.state_dir.clone(),
+            config_dir: self.config_dir.clone(),
             replay: false,
         }
+    }
+
+    /// The transforms of `via`, built, each with its name.
+    ///
+    /// # Errors
+    /// What the plugins say of their options.
+    pub fn chain(&self) -> Result<Vec<(String, Box<dyn Transform>)>> {
+        let build = |node: &Node<TransformBuild>| Ok((node.name.clone(), node.build(&self.context(&node.name))?));
+        self.via.iter().map(build).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    path::PathBuf,
 };
 
 use oplogue_api::Error;
@@ -33,6 +34,8 @@ struct Found {
 /// Everything that is known about a text that is being read.
 pub(super) struct Report<'a> {
     pub text: &'a str,
+    /// The folder of the file.
+    pub config_dir: PathBuf,
     env: &'a dyn Fn(&str) -> Option<String>,
     lines: Lines<'a>,
     found: Vec<Found>,
@@ -51,6 +54,7 @@ impl<'a> Report<'a> {
         let lines = Lines::new(text);
         Report {
             text,
+            config_dir: PathBuf::new(),
             env,
             lines,
             found: Vec::new(),
@@ -82,6 +86,12 @@ impl<'a> Report<'a> {
 
     pub fn warning(&mut self, span: &Span, message: impl Into<String>, help: Option<String>) {
         self.add(Level::Warning, Some(span.clone()), message.into(), help);
+    }
+
+    /// A warning that quotes options of plugins: values that are secret are cut out of it (I8).
+    pub fn plugin_warning(&mut self, span: &Span, message: &str, help: &str) {
+        let (message, help) = (self.scrubbed(message), self.scrubbed(help));
+        self.warning(span, message, Some(help));
     }
 
     /// A warning about the file as a whole.

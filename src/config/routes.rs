@@ -13,12 +13,13 @@ use toml::de::{DeTable, DeValue};
 use super::{
     CheckpointPlan, DenylistPlan, Node, OnBadEvent, OnPositionLost, RoutePlan,
     fields::{Checked, Text, check, did_you_mean, kind_name, listing},
+    groups::{self, Member},
     nodes::{NAME_RULE, Nodes, is_name},
     report::Report,
     settings::{Settings, between},
 };
 
-pub(super) static ROUTE: [Field; 11] = [
+pub(super) static ROUTE: [Field; 14] = [
     Field::new("name", FieldType::String, "The route's name; `<source>-><sink>` when absent."),
     Field::new("from", FieldType::Strings, "The sources.").required(),
     Field::new("via", FieldType::Strings, "The transforms that events pass, in order.").default("[]"),
@@ -45,7 +46,18 @@ pub(super) static ROUTE: [Field; 11] = [
     Field::new("dead_letter", FieldType::String, "The sink of bad events, for on_bad_event = \"dead-letter\"."),
     Field::new("max_in_flight", FieldType::Size, "How many bytes may be between source and sink.").default("\"4MiB\""),
     Field::new("lanes", FieldType::Integer, "How many lanes write to the sink at the same time, 1 to 64.").default("4"),
+    Field::new("group", FieldType::String, "The group of routes of which one takes an event: the first that wants it."),
+    Field::new("default", FieldType::Bool, "Whether the route takes what no other route of its group takes.")
+        .default("false"),
+    WHEN,
 ];
+
+/// Read by [`groups`].
+const WHEN: Field = Field::new(
+    "when",
+    FieldType::Any,
+    "Which events the route takes: the options of a filter, asked in front of `via`.",
+);
 
 /// Less could not hold the events of one small reply, and more is not counted by the byte window.
 const IN_FLIGHT: RangeInclusive<u64> = 64 << 10..=4 << 30;
@@ -92,6 +104,9 @@ pub(super) fn read(
     // Where each name, and each pair with its chain, was seen first.
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
     let mut chains: BTreeMap<(String, String, Vec<String>), String> = BTreeMap::new();
+    // What each table takes, and of which table each route is.
+    let mut members = Vec::new();
+    let mut tables_of = Vec::new();
     for element in tables.iter() {
         let DeValue::Table(table) = element.get_ref() else {
             let found = kind_name(element.get_ref());
@@ -104,7 +119,7 @@ pub(super) fn read(
             continue;
         };
         let head = element.span();
-        let checked = check(report, table, &ROUTE, &[], "the route", &head);
+        let checked = check(report, table, &ROUTE[..ROUTE.len() - 1], &[WHEN.name], "the route", &head);
         limits(report, &checked);
         let name = checked.text("name").cloned();
         if let Some(name) = &name
@@ -118,6 +133,7 @@ pub(super) fn read(
         }
         let from = listed(report, &checked, "from");
         let to = listed(report, &checked, "to");
+        members.push(Member::read(report, table, &checked, &head, &from, parts, &settings.state_dir));
         let sources: Vec<_> = from
             .iter()
             .map(|t| (t, find(report, t, "from", &mut parts.sources, &parts.transforms, &parts.sinks)))
@@ -155,18 +171,31 @@ pub(super) fn read(
                 }
                 names.insert(full.clone(), report.line_number(&head));
                 let chain = (from.value.clone(), to.value.clone(), via.iter().map(|t| t.value.clone()).collect());
-                if let Some(other) = chains.insert(chain, written) {
+                if !chooses(table)
+                    && let Some(other) = chains.insert(chain, written)
+                {
                     let message =
                         format!("this is the same way as that of the route `{other}`: each event arrives twice");
                     report.warning(&to.span, message, None);
                 }
                 if let (Some(source), Some(sink)) = (source, sink) {
-                    routes.extend(shared.route(full, source, sink, settings));
+                    let route = shared.route(full, source, sink, settings);
+                    tables_of.extend(route.iter().map(|_| members.len() - 1));
+                    routes.extend(route);
                 }
             }
         }
     }
+    let choices = groups::resolve(report, &members, parts);
+    for (route, table) in routes.iter_mut().zip(tables_of) {
+        route.choice.clone_from(&choices[table]);
+    }
     routes
+}
+
+/// Whether a table says which events it takes: two of them are not the same way.
+fn chooses(table: &DeTable<'_>) -> bool {
+    ["when", "group"].iter().any(|key| table.contains_key(*key))
 }
 
 /// See [`RoutePlan::name`].
@@ -190,6 +219,7 @@ impl Shared<'_> {
         Some(RoutePlan {
             name,
             source: source.clone(),
+            choice: None,
             via: self.via.iter().cloned().collect::<Option<_>>()?,
             sink: sink.clone(),
             checkpoint: self.checkpoint.clone()?,
@@ -204,6 +234,7 @@ impl Shared<'_> {
             max_batch: settings.max_batch,
             checkpoint_interval: settings.checkpoint_interval,
             state_dir: settings.state_dir.clone(),
+            config_dir: settings.config_dir.clone(),
         })
     }
 }

@@ -75,6 +75,7 @@ pub(super) struct Settings {
     pub max_batch: usize,
     pub checkpoint_interval: Duration,
     pub state_dir: PathBuf,
+    pub config_dir: PathBuf,
 }
 
 /// A table of the top level, and the place of its head.
@@ -146,6 +147,7 @@ pub(super) fn read(report: &mut Report<'_>, root: &DeTable<'_>, stores: &[&str])
         max_batch: engine.integer("max_batch").max(1) as usize,
         checkpoint_interval: engine.period("checkpoint_interval"),
         state_dir: PathBuf::from(state.string("dir").unwrap_or_default()),
+        config_dir: report.config_dir.clone(),
     }
 }
 

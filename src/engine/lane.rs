@@ -99,6 +99,7 @@ impl LaneShared {
             let result = self.sink.write(&events, upto).await;
             drop(calling);
             self.metrics.wrote(&events, &result, started.elapsed());
+            self.metrics.counted_by_sink(&self.sink.counted());
             let error = match result {
                 Ok(written) => {
                     let accepted = check_failed(&written, events.len())?;

@@ -6,6 +6,7 @@
 pub(crate) mod backoff;
 pub(crate) mod bad;
 mod checkpoint;
+pub(crate) mod choice;
 mod lane;
 mod pulse;
 mod reader;
@@ -28,7 +29,9 @@ use crate::{
     config::Plan,
     telemetry::{Telemetry, metrics::RouteMetrics},
 };
+pub(crate) use choice::chain;
 use route::Route;
+pub use route::interest;
 use status::RouteStatus;
 
 /// The routes of a plan, ready to run.

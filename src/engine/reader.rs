@@ -227,6 +227,8 @@ impl Reader {
             events = events.iter().map(Event::detach).collect();
             bytes = 2 * kept;
         }
+        // I6: what a transform has added counts too.
+        bytes = bytes.max(kept);
         if let Some(whole) = &mut self.whole {
             (events, bytes) = whole.pass(events, bytes, end.time);
         }

@@ -7,7 +7,8 @@ use std::{
 
 use bson::{RawDocumentBuf, Timestamp, cstr};
 use oplogue_api::{
-    Batch, Context, Error, ErrorKind, Event, Interest, Namespace, Op, Ordering, Position, Result, Sink, Source, StartAt,
+    Batch, Context, Error, ErrorKind, Event, Interest, Namespace, Op, Ordering, Position, Result, Selection, Sink,
+    Source, StartAt, Transform,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -20,6 +21,7 @@ use super::{
     backoff::Backoff,
     bad::BadEvents,
     checkpoint::Saver,
+    choice,
     lane::{self, LaneShared},
     pulse,
     reader::Reader,
@@ -34,6 +36,22 @@ use crate::{
     denylist::{Denied, Denylist},
     telemetry::metrics::{Place, RouteMetrics},
 };
+
+/// What a route wants of its source: what its sink does, of what the filters at the head of the chain let through.
+pub fn interest(sink: &dyn Sink, chain: &[(String, Box<dyn Transform>)]) -> Interest {
+    let mut interest = sink.interest();
+    interest.origins |= chain.iter().any(|(_, transform)| transform.asks_origin());
+    for (name, transform) in chain {
+        let Some(selection) = transform.selection() else { break };
+        let refuses = selection.refuses;
+        interest.selections.push(Selection { by: name.clone(), ..selection });
+        // A bad event that is reported must come, whatever stands behind.
+        if refuses {
+            break;
+        }
+    }
+    interest
+}
 
 /// A route: its plan and its instruments, which outlive its runs.
 pub struct Route {
@@ -82,7 +100,8 @@ impl Route {
     }
 
     async fn run_with(&self, context: &Context, sink: &Arc<dyn Sink>) -> Result<RouteEnd> {
-        let interest = sink.interest();
+        let chain = choice::chain(&self.plan, context)?;
+        let interest = interest(sink.as_ref(), &chain);
         let (opened, bad) = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(RouteEnd::Stopped),
@@ -93,13 +112,8 @@ impl Route {
                 Ok::<_, Error>((opened, bad))
             } => opened?,
         };
+        self.metrics.counted_by_sink(&sink.counted());
         let bad = Arc::new(bad);
-        let chain = self
-            .plan
-            .via
-            .iter()
-            .map(|node| Ok((node.name.clone(), node.build(&Context { name: node.name.clone(), ..context.clone() })?)))
-            .collect::<Result<_>>()?;
 
         let tracker = Tracker::default();
         let ordering = sink.ordering();

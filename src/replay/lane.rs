@@ -6,8 +6,8 @@ use oplogue_api::{Batch, Checkpoint, Context, Error, ErrorKind, Event, Ordering,
 
 use super::input::{Captured, Stage};
 use crate::{
-    config::RoutePlan,
-    engine::{backoff::Backoff, bad::Rejected},
+    config::{RoutePlan, plan::WHEN},
+    engine::{backoff::Backoff, bad::Rejected, choice},
 };
 
 /// The first waits are short, the last ones are long: some minutes in all.
@@ -68,10 +68,7 @@ impl Lane {
                 To::Sink(sink)
             }
         };
-        let mut chain = Vec::new();
-        for node in &plan.via {
-            chain.push((node.name.clone(), node.build(&context(&node.name))?));
-        }
+        let chain = choice::chain(plan, &context(&plan.sink.name))?;
         Ok(Lane { route: plan.name.clone(), chain, to, left, report: Report::default(), why: None })
     }
 
@@ -83,20 +80,26 @@ impl Lane {
     pub async fn pass(&mut self, all: &[Captured]) -> Result<()> {
         let mut rest = all;
         while let Some(first) = rest.first() {
-            let run = rest.iter().take_while(|one| one.stage == first.stage).count();
+            let run = rest.iter().take_while(|one| one.stage == first.stage && one.route == first.route).count();
             let events: Vec<Event> = rest[..run].iter().map(|one| one.event.clone()).collect();
             self.report.read += run as u64;
-            let events = self.transform(events, &first.stage).await?;
+            let events = self.transform(events, first).await?;
             self.deliver(events).await?;
             rest = &rest[run..];
         }
         Ok(())
     }
 
-    async fn transform(&mut self, events: Vec<Event>, stage: &Stage) -> Result<Vec<Event>> {
-        let range = match stage {
+    /// Passes events with the stage of `first` through their part of the chain.
+    async fn transform(&mut self, events: Vec<Event>, first: &Captured) -> Result<Vec<Event>> {
+        let is_own = first.route.as_ref().is_none_or(|route| *route == self.route);
+        let range = match &first.stage {
             Stage::Chain => 0..self.chain.len(),
             Stage::Sink => 0..0,
+            // Edited for another route, and not for this one.
+            Stage::Transform(by) if by == WHEN && !is_own => 0..self.chain.len(),
+            // The route takes everything now.
+            Stage::Transform(by) if by == WHEN && self.chain.first().is_none_or(|(name, _)| name != WHEN) => 0..0,
             Stage::Transform(by) => {
                 let place = self.chain.iter().position(|(name, _)| name == by).ok_or_else(|| {
                     Error::operator(format!(

@@ -98,6 +98,7 @@ pub struct Metrics {
     restarts: IntCounterVec,
     gaps: IntCounterVec,
     saves: IntCounterVec,
+    sink: IntCounterVec,
 }
 
 impl Metrics {
@@ -147,6 +148,12 @@ impl Metrics {
                 "Checkpoint saves, by whether they worked.",
                 &["route", "outcome"],
             ),
+            sink: counters(
+                r,
+                "oplogue_sink_total",
+                "What the sink counts beside events, such as conflicts.",
+                &["route", "what"],
+            ),
             registry,
         }
     }
@@ -192,6 +199,7 @@ pub struct RouteMetrics {
     gaps: IntCounter,
     saved: IntCounter,
     not_saved: IntCounter,
+    sink: IntCounterVec,
     otr: Option<RouteOtr>,
 }
 
@@ -210,6 +218,7 @@ impl RouteMetrics {
             gaps: metrics.gaps.with_label_values(&[route]),
             saved: metrics.saves.with_label_values(&[route, "ok"]),
             not_saved: metrics.saves.with_label_values(&[route, "failed"]),
+            sink: metrics.sink.clone(),
             otr: None,
         }
     }
@@ -238,6 +247,13 @@ impl RouteMetrics {
         self.write_seconds.observe(took.as_secs_f64());
         if let Some(otr) = &self.otr {
             otr.wrote(events, result, took);
+        }
+    }
+
+    /// What the sink has counted since it was last asked.
+    pub fn counted_by_sink(&self, counted: &[(&'static str, u64)]) {
+        for (what, n) in counted {
+            self.sink.with_label_values(&[self.route.as_str(), what]).inc_by(*n);
         }
     }
 

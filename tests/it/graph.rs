@@ -137,6 +137,7 @@ fn the_graph_keeps_its_rules() {
         "oplogue-external",
         "oplogue-mongo",
         "oplogue-redis",
+        "oplogue-script",
     ] {
         assert!(graph.contains_key(name), "{name} is not in the workspace");
     }
@@ -173,7 +174,8 @@ fn only_the_list_of_builtins_names_plugins() {
                 visit(&path, found);
             } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("src/builtin.rs") {
                 let text = std::fs::read_to_string(&path).expect("source text");
-                let names = ["oplogue_basic::", "oplogue_external::", "oplogue_mongo::", "oplogue_redis::"];
+                let names =
+                    ["oplogue_basic::", "oplogue_external::", "oplogue_mongo::", "oplogue_redis::", "oplogue_script::"];
                 let named = names.iter().filter(|name| text.contains(*name));
                 found.extend(named.map(|name| format!("{} names {name}", path.display())));
             }
@@ -205,6 +207,7 @@ fn broken_rules_are_noticed() {
         ("oplogue-redis", false, "oplogue-mongo", "oplogue-redis depends on"),
         ("oplogue-redis", false, "oplogue-testkit", "oplogue-redis depends on"),
         ("oplogue-external", false, "oplogue-basic", "oplogue-external depends on"),
+        ("oplogue-script", false, "oplogue-basic", "oplogue-script depends on"),
         ("oplogue-mongo", true, "oplogue-basic", "for its tests"),
         ("oplogue-basic", false, "mongodb", "depends on the driver mongodb"),
         ("oplogue-testkit", false, "oplogue-basic", "the testkit depends on"),

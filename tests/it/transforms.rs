@@ -4,7 +4,7 @@ use mongodb::bson::{Document, doc};
 use oplogue_testkit::{servers, unique};
 use serde_json::{Value, json};
 
-use crate::{process::Oplogue, support::source};
+use crate::{cli::run, process::Oplogue, support::source};
 
 const SECRET: &str = "s3cr3t-m4rk";
 
@@ -112,4 +112,107 @@ async fn nothing_that_was_redacted_leaks_from_a_change_stream() {
         "full_document = \"update-lookup\"\nfull_document_before_change = \"when-available\"",
     )
     .await;
+}
+
+/// Documents that were looked up go through the transforms behind like all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_looked_up_is_redacted_too() {
+    let mongo = servers::mongo().await;
+    let db = unique("enrich");
+    let mut oplogue = Oplogue::new(&format!(
+        r#"
+        {}
+        [transforms.mine]
+        type = "filter"
+        namespaces = ["{db}.users"]
+        operations = ["update", "delete"]
+        [transforms.full]
+        type = "enrich"
+        uri = "{}"
+        [transforms.names]
+        type = "rename"
+        fields = [{{ from = "nick", to = "name" }}]
+        [transforms.no-pii]
+        type = "redact"
+        fields = ["ssn"]
+        [sinks.out]
+        type = "stdout"
+        [sinks.capture]
+        type = "file"
+        path = "DIR/capture.bson"
+        [sinks.letters]
+        type = "file"
+        path = "DIR/letters.bson"
+        [[routes]]
+        from = ["a"]
+        via = ["mine", "full", "names", "no-pii"]
+        to = ["out", "capture"]
+        on_bad_event = "dead-letter"
+        dead_letter = "letters"
+        "#,
+        source("mongo-oplog", &mongo.uri()),
+        mongo.uri()
+    ));
+    let text = std::fs::read_to_string(oplogue.config()).unwrap();
+    std::fs::write(oplogue.config(), text.replace("DIR", oplogue.dir.path().to_str().unwrap())).unwrap();
+    let checked = run(&["check", oplogue.config().to_str().unwrap(), "--connect"]).await.expect(0).stdout;
+    assert!(checked.contains("transform full (enrich)\n  ✓ the server answers\n"), "{checked}");
+    assert!(!checked.contains("transform mine"), "it asks nobody: {checked}");
+    oplogue.start();
+    let users = mongo.client().await.database(&db).collection::<Document>("users");
+    // The second one cannot be renamed, which is found out when its document is there.
+    for (id, more) in [(1, doc! {}), (2, doc! {"name": "Joe too"})] {
+        let mut full = doc! {"_id": id, "nick": "Joe", "ssn": SECRET};
+        full.extend(more);
+        users.insert_one(full).await.unwrap();
+        users.update_one(doc! {"_id": id}, doc! {"$set": {"n": 1}}).await.unwrap();
+    }
+    oplogue.wait("the update", |o| !o.events().is_empty());
+    users.delete_one(doc! {"_id": 1}).await.unwrap();
+    let letters = oplogue.dir.path().join("letters.bson");
+    oplogue.wait("the deletion and the letters of both routes", |o| {
+        let letters = std::fs::read(&letters).unwrap_or_default();
+        o.events().iter().any(|e| e["op"] == "delete") && letters.windows(7).filter(|w| w == b"Joe too").count() == 2
+    });
+    assert!(oplogue.terminate().success());
+    assert_eq!(oplogue.events()[0]["after"], json!({"_id": 1, "name": "Joe", "n": 1}));
+    let read = |path: std::path::PathBuf| std::fs::read(path).unwrap();
+    for file in [letters, oplogue.dir.path().join("capture.bson"), oplogue.stdout()] {
+        let bytes = read(file.clone());
+        assert!(!bytes.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()), "{file:?} holds what was redacted");
+    }
+    assert!(!oplogue.log().contains(SECRET) && !oplogue.log().contains("panicked"), "{}", oplogue.log());
+}
+
+/// A backlog of many batches asks once for the documents that it changes again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_asks_once_for_a_document() {
+    let mongo = servers::mongo().await;
+    let db = unique("enrich");
+    let mut oplogue = Oplogue::new(&format!(
+        "{}batch_size = 50\n[transforms.mine]\ntype = \"filter\"\nnamespaces = [\"{db}.c\"]\noperations = [\"update\"]\n\
+         [transforms.full]\ntype = \"enrich\"\nuri = \"{}\"\n[sinks.out]\ntype = \"stdout\"\n\
+         [[routes]]\nfrom = [\"a\"]\nvia = [\"mine\", \"full\"]\nto = [\"out\"]\n",
+        source("mongo-oplog", &mongo.uri()),
+        mongo.uri()
+    ));
+    oplogue.start();
+    assert!(oplogue.terminate().success());
+    let database = mongo.client().await.database(&db);
+    let c = database.collection::<Document>("c");
+    database.run_command(doc! {"profile": 2}).await.unwrap();
+    for id in 0..10 {
+        c.insert_one(doc! {"_id": id, "n": 0}).await.unwrap();
+    }
+    for n in 1..=50 {
+        c.update_many(doc! {}, doc! {"$set": {"n": n}}).await.unwrap();
+    }
+    oplogue.start();
+    oplogue.wait("all updates", |o| o.events().len() == 500);
+    assert!(oplogue.terminate().success());
+    assert!(oplogue.events().iter().all(|e| e["after"]["n"] == 50), "{:?}", oplogue.events()[0]);
+    let profile = database.collection::<Document>("system.profile");
+    let finds =
+        profile.count_documents(doc! {"op": "query", "appName": "oplogue full", "command.find": "c"}).await.unwrap();
+    assert_eq!(finds, 1);
 }

@@ -84,6 +84,8 @@ pub struct Txn {
     pub lsid: Doc,
     /// The number of the transaction within the session.
     pub number: i64,
+    /// A replicator wrote it: it began with a marker in `__mmm.markers`.
+    pub replicated: bool,
 }
 
 /// One change, in the same shape whatever source it came from.
@@ -141,6 +143,11 @@ impl Event {
     /// The canonical position: equal for the same change, whichever source reported it.
     pub fn id(&self) -> EventId {
         EventId { time: self.time, index: self.index }
+    }
+    /// Whether a replicator wrote it, and no application of this deployment. Never true where the source cannot see markers; see
+    /// [`Interest::origins`](crate::Interest).
+    pub fn is_replicated(&self) -> bool {
+        self.txn.as_ref().is_some_and(|txn| txn.replicated)
     }
     /// Where readers that take each oplog entry by itself find the operation: see [`Event::entry`].
     pub fn entry_id(&self) -> EventId {

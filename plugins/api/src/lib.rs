@@ -12,6 +12,7 @@ mod change;
 mod doc;
 mod error;
 mod event;
+mod footprint;
 mod key;
 mod namespace;
 pub mod number;
@@ -20,6 +21,7 @@ pub mod order;
 mod plugin;
 pub mod raw;
 mod registry;
+mod selection;
 mod suggest;
 mod tool;
 mod units;
@@ -29,6 +31,7 @@ pub use change::{Change, Path, PathPart, Update};
 pub use doc::Doc;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{BadEvent, Batch, Event, EventId, Op, Position, Txn};
+pub use footprint::{Footprint, Supply};
 pub use key::{hash_key, same_key};
 pub use namespace::{MARKERS, Namespace, NamespaceCache, REPLICATION_DATABASE};
 pub use plugin::{
@@ -37,6 +40,7 @@ pub use plugin::{
 };
 pub use registry::{Context, Field, FieldType, Options, Origin, Plugin, Registry, StoreBuild};
 pub use registry::{SinkBuild, SourceBuild, TransformBuild};
+pub use selection::{NamespacePattern, Selection, Share};
 pub use suggest::closest;
 pub use tool::{
     Action, Argument, ArgumentKind, Outcome, RunTool, Tool, ToolArguments, ToolContext, ToolNode, ToolRoute,

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Batch, Error, Event, Namespace, Position, Result};
+use crate::{Batch, Error, Event, Footprint, Namespace, Position, Result, Selection, Share, Supply};
 
 /// Where a source begins to read.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,12 @@ pub enum StartAt<'a> {
 pub struct Interest {
     /// What to do with the writes of a replicator, of which each transaction begins with its marker.
     pub replicated: Replicated,
+    /// What the filters at the head of the chain let through: only what all of them select is delivered in the end. Barriers and
+    /// gap events are left to the filters, whatever stands here.
+    pub selections: Vec<Selection>,
+    /// Whether something in the chain asks which events a replicator wrote ([`Event::is_replicated`]). A source that cannot see the markers
+    /// fails in `open`.
+    pub origins: bool,
 }
 
 /// What a route wants of the transactions that a replicator wrote. They are recognised by their first write, a marker in
@@ -56,6 +62,21 @@ pub trait Source: Send {
     /// after an error and before the next `open`, it is an error, never a hang or a start of its own accord (S15).
     async fn next(&mut self) -> Result<Option<Batch>>;
 
+    /// What it gives, as far as its options say. No I/O: for the warnings of `oplogue check`.
+    fn supply(&self) -> Supply {
+        Supply::default()
+    }
+
+    /// What of the selections of `interest` the server would evaluate for this source, one answer each. No I/O: for `oplogue check`.
+    fn shares(&self, interest: &Interest) -> Vec<Share> {
+        interest.selections.iter().map(Share::here).collect()
+    }
+
+    /// Whether the documents after updates are looked up: then a second reading, or that of another route, may give others (S10).
+    fn looks_up(&self) -> bool {
+        false
+    }
+
     /// The route's checkpoint is durable up to here: the source may let go of what lies before.
     async fn committed(&mut self, _upto: &Position) -> Result<()> {
         Ok(())
@@ -80,12 +101,33 @@ pub trait Transform: Send {
         Ok(())
     }
 
+    /// What it lets through, if it is a filter: one that hands events on as they came or not at all. `None`: it edits events, or
+    /// whether it does is not known, and what stands behind it in the chain sees other events than the source gives.
+    fn selection(&self) -> Option<Selection> {
+        None
+    }
+
+    /// What it reads and changes, as far as its options say: for the warnings of `oplogue check`.
+    fn footprint(&self) -> Footprint {
+        Footprint::default()
+    }
+
+    /// Whether it asks which events a replicator wrote.
+    fn asks_origin(&self) -> bool {
+        false
+    }
+
     /// Transforms the batch in place. Order per key MUST be kept, and `end` left alone. A function of its input, and of what
     /// `prepare` has got for it: no I/O, no clock.
     ///
     /// An event that cannot be transformed is moved to `batch.bad`; an error says that the whole transform is broken.
     /// Whoever drops or adds events corrects the `before` of those in `bad` (T6). Gap events always pass (T3).
     fn apply(&mut self, batch: &mut Batch) -> Result<()>;
+
+    /// Looks, without changing anything, whether [`Transform::prepare`] will get what it needs. Nothing for a transform that needs nothing.
+    async fn check(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// What a sink asks of the engine.
@@ -181,6 +223,12 @@ pub trait Sink: Send + Sync {
     /// How far [`Sink::begin`] has come; `None` when it had nothing to do in this run. Asked whenever somebody looks.
     fn progress(&self) -> Option<Progress> {
         None
+    }
+
+    /// What has happened at this sink since it was last asked, that its users may want to count: names of the sink's own, those
+    /// at zero too, for the metric `oplogue_sink_total{route,what}`. Asked at the start and after each `write`, whatever its result.
+    fn counted(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
     }
 
     /// Makes the events durable, or says which are not.

@@ -86,6 +86,8 @@ pub struct Context {
     pub origin: Option<Origin>,
     /// `[state] dir`.
     pub state_dir: PathBuf,
+    /// The folder of the configuration file: what files beside it are relative to. Empty: the working directory.
+    pub config_dir: PathBuf,
     /// The events are some that were given up or captured before (`oplogue replay`): a sink must not leave them out because later ones
     /// were delivered meanwhile.
     pub replay: bool,

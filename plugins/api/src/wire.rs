@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! { op: "update", ns: "app.orders", key: {_id: 7}, after: {…}, before: {…}, change: { diff: {…} }, to: "app.new",
-//!   time: Timestamp, index: 0, entry: { time: Timestamp, index: 0 }, wall: Date, txn: { lsid: {…}, number: 3 }, raw: {…} }
+//!   time: Timestamp, index: 0, entry: { time: Timestamp, index: 0 }, wall: Date, txn: { lsid: {…}, number: 3, replicated: true }, raw: {…} }
 //! ```
 //!
-//! `op`, `ns` and `time` are always there; the rest is absent where the event has none, `index` where it is 0. `change` has one member:
+//! `op`, `ns` and `time` are always there; the rest is absent where the event has none, `index` where it is 0, `replicated` where it is false. `change` has one member:
 //! `description` ([`Change::ChangeStream`]), `modifiers` ([`Change::OplogV1`]) or `diff` ([`Change::OplogV2`]).
 
 use std::sync::Arc;
@@ -47,7 +47,11 @@ impl Event {
             to.append(cstr!("wall"), DateTime::from_millis(wall));
         }
         if let Some(txn) = &self.txn {
-            to.append(cstr!("txn"), rawdoc! {"lsid": (*txn.lsid).to_owned(), "number": txn.number});
+            let mut inner = rawdoc! {"lsid": (*txn.lsid).to_owned(), "number": txn.number};
+            if txn.replicated {
+                inner.append(cstr!("replicated"), true);
+            }
+            to.append(cstr!("txn"), inner);
         }
         if self.raw != Doc::empty() {
             to.append(cstr!("raw"), &*self.raw);
@@ -126,7 +130,11 @@ fn txn(document: &Doc, inner: &RawDocument) -> Option<Txn> {
         RawBsonRef::Int64(n) => n,
         _ => return None,
     };
-    Some(Txn { lsid: document.slice(inner.get_document("lsid").ok()?), number })
+    let replicated = match inner.get("replicated").ok()? {
+        Some(replicated) => replicated.as_bool()?,
+        None => false,
+    };
+    Some(Txn { lsid: document.slice(inner.get_document("lsid").ok()?), number, replicated })
 }
 
 fn change(document: &Doc, inner: &RawDocument) -> Result<Change> {
@@ -161,7 +169,7 @@ mod tests {
         event.index = u32::MAX;
         event.entry = Some(EventId { time: time(8), index: 3 });
         event.wall = Some(1_764_000_000_123);
-        event.txn = Some(Arc::new(Txn { lsid: rawdoc! {"id": 1}.into(), number: -5 }));
+        event.txn = Some(Arc::new(Txn { lsid: rawdoc! {"id": 1}.into(), number: -5, replicated: true }));
         event
     }
 

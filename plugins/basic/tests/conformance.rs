@@ -70,6 +70,12 @@ fn transforms_that_edit_conform() {
         ("sample", "rate = 0.3"),
         ("envelope", "format = 'debezium'"),
         ("envelope", "format = 'cloudevents'\nnamespaces = ['kit.a']"),
+        ("unwrap", ""),
+        (
+            "unwrap",
+            "delete_tombstone_handling_mode = 'rewrite'\nadd_fields = ['op', 'source.ts_ms']\nflatten_struct = true",
+        ),
+        ("unwrap", "delete_tombstone_handling_mode = 'drop'\nmissing = 'error'"),
         ("rename", "collections = [{ from = 'kit.a', to = 'local.a' }]"),
     ] {
         let make = || -> Box<dyn Transform> {

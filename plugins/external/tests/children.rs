@@ -455,7 +455,10 @@ async fn events_that_lack_something_are_bad_one_by_one() {
 #[tokio::test]
 async fn markers_need_a_source_that_knows_them() {
     let mut source = source("well", None, "");
-    let e = source.open(StartAt::Now, &Interest { replicated: Replicated::Markers }).await.unwrap_err();
+    let e = source
+        .open(StartAt::Now, &Interest { replicated: Replicated::Markers, ..Interest::default() })
+        .await
+        .unwrap_err();
     assert!(e.kind() == OPERATOR && e.get_hint().is_some(), "{e}");
 }
 

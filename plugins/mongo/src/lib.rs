@@ -1,4 +1,5 @@
-//! MongoDB plugins: the `mongo-oplog` and `mongo-change-stream` sources and the `mongo` checkpoint store.
+//! MongoDB plugins: the `mongo-oplog` and `mongo-change-stream` sources, the transform `enrich`, the sink `mongo-mmm` and the `mongo`
+//! checkpoint store.
 //!
 //! They share the way to connect (`client`), the meaning of server errors (`errors`) and the identity of a
 //! deployment (`identity`), which every position carries so that the position of another deployment is refused.
@@ -6,11 +7,13 @@
 mod change_stream;
 mod check;
 mod client;
+mod enrich;
 mod errors;
 mod globs;
 mod identity;
 mod mmm;
 mod oplog;
+mod pushdown;
 mod start;
 mod store;
 
@@ -19,6 +22,7 @@ use oplogue_api::Registry;
 /// Enters the plugins of this crate.
 pub fn register(r: &mut Registry) {
     change_stream::register(r);
+    enrich::register(r);
     mmm::register(r);
     oplog::register(r);
     store::register(r);

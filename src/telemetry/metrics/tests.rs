@@ -25,6 +25,8 @@ fn counts_reach_the_text_under_their_labels() {
     }
     r.wrote(&events(5), &Ok(Written::default()), Duration::from_millis(3));
     r.retry(Place::DeadLetter, ErrorKind::PositionLost);
+    r.counted_by_sink(&[("conflict", 2), ("refused", 0)]);
+    r.counted_by_sink(&[("conflict", 1)]);
     r.restarted();
     r.gap();
     r.checkpoint_saved(true);
@@ -41,6 +43,8 @@ fn counts_reach_the_text_under_their_labels() {
         (r#"oplogue_write_seconds_bucket{route="a->b",le="0.0025"}"#, 0.0),
         (r#"oplogue_write_seconds_bucket{route="a->b",le="0.005"}"#, 1.0),
         (r#"oplogue_retries_total{kind="position_lost",place="dead_letter",route="a->b"}"#, 1.0),
+        (r#"oplogue_sink_total{route="a->b",what="conflict"}"#, 3.0),
+        (r#"oplogue_sink_total{route="a->b",what="refused"}"#, 0.0),
         (r#"oplogue_route_restarts_total{route="a->b"}"#, 1.0),
         (r#"oplogue_gaps_total{route="a->b"}"#, 1.0),
         (r#"oplogue_checkpoint_saves_total{outcome="ok",route="a->b"}"#, 2.0),
@@ -104,6 +108,7 @@ fn the_documentation_names_every_metric_and_no_other() {
     let metrics = Metrics::new();
     let r = RouteMetrics::new(&metrics, "r");
     r.retry(Place::Source, ErrorKind::Transient);
+    r.counted_by_sink(&[("conflict", 0)]);
     let status = RouteStatus::new("r", "s", "k");
     let position = Position { token: Doc::empty(), time: Timestamp { time: 1, increment: 1 } };
     status.started(&position);

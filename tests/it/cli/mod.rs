@@ -112,9 +112,26 @@ async fn check_tells_the_routes() {
     let (_, routes) = done.stdout.split_once('\n').unwrap();
     assert_eq!(
         routes,
-        "  mongo->out: mongo (mongo-oplog) -> app -> out (stdout)\n  \
-         mongo->queue: mongo (mongo-oplog) -> app -> queue (redis-oplog)\n"
+        "  mongo->out: mongo (mongo-oplog) -> app -> out (stdout)\n    app: namespaces on the server\n  \
+         mongo->queue: mongo (mongo-oplog) -> app -> queue (redis-oplog)\n    app: namespaces on the server\n"
     );
+}
+
+/// The example in docs/filter.md, and what the other source makes of it.
+#[tokio::test]
+async fn check_tells_what_the_server_evaluates() {
+    let docs = include_str!("../../../docs/filter.md").split("## What the server evaluates").nth(1).unwrap();
+    let block = |kind: &str| docs.split(&format!("```{kind}\n")).nth(1).and_then(|b| b.split("```").next()).unwrap();
+    let config = block("toml");
+    let told = |config: String| async move {
+        let done = File::new(&config).run(&["check"], &[]).await.expect(0);
+        done.stdout.split_once('\n').unwrap().1.to_owned()
+    };
+    assert_eq!(told(config.to_owned()).await, block("text"));
+    let stream = told(config.replace("mongo-oplog", "mongo-change-stream")).await;
+    assert!(stream.contains("    large: after of inserts and replacements (in part) on the server;"), "{stream}");
+    let nothing = told(config.replace("uri  =", "push_down = false\nuri  =")).await;
+    assert!(nothing.contains("    orders: namespaces, operations here\n    large: after, changed here\n"), "{nothing}");
 }
 
 #[tokio::test]

@@ -260,7 +260,7 @@ error: unknown transform type `zebra`
   |
 9 | type = "zebra"
   |        ^^^^^^^
-  = help: known transforms: pick
+  = help: known transforms: filter, pick
 
 error: the environment variable `NO_TYPE` is not set
   --> test.toml:13:9

@@ -127,7 +127,10 @@ fn all_bundled_plugins_are_registered() {
     );
     assert_eq!(
         transforms.into_keys().collect::<Vec<_>>(),
-        ["dedupe", "envelope", "external", "filter", "project", "redact", "rename", "sample", "set"]
+        [
+            "dedupe", "enrich", "envelope", "external", "filter", "project", "redact", "rename", "sample", "script",
+            "set", "unwrap"
+        ]
     );
     assert_eq!(
         sinks.into_keys().collect::<Vec<_>>(),
@@ -186,4 +189,38 @@ after      = { "$or" = [{ price = { "$gtt" = 100 } }, { status = "paid" }] }
     let page = fs::read_to_string(root().join("docs/filter.md")).unwrap();
     assert!(page.contains(expected), "docs/filter.md does not show\n{expected}");
     assert!(expected.contains("did you mean `$gt`?"), "{expected}");
+}
+
+/// The example of docs/cli.md, and what is not warned of.
+#[test]
+fn a_chain_that_cannot_do_what_it_says_is_told() {
+    let page = fs::read_to_string(root().join("docs/cli.md")).unwrap();
+    let section = page.split("### Chains that cannot do what they say").nth(1).unwrap();
+    let block = |kind: &str| section.split(&format!("```{kind}\n")).nth(1).and_then(|b| b.split("```").next()).unwrap();
+    let told = read(block(""), "oplogue.toml").diagnostics.to_string();
+    assert_eq!(told.trim_end(), block("text").trim_end(), "--- told\n{told}");
+
+    let warned = |text: &str, from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        let loaded = read(&text.replace(from, to), "oplogue.toml");
+        assert!(loaded.plan.is_some(), "warnings are no errors: {}", loaded.diagnostics);
+        loaded.diagnostics.to_string().matches("warning:").count()
+    };
+    let text = block("");
+    let all = warned(text, "", "");
+    assert_eq!(all, 4);
+    // Each mended.
+    for (from, to) in [
+        ("fields = [\"mail\"]", "fields = [\"email\"]"),
+        ("before = { total", "after = { total"),
+        ("include = [\"total\"]", "include = [\"total\", \"state\"]"),
+        ("namespaces = [\"crm.*\"]", "namespaces = [\"*.orders\"]"),
+        ("namespaces = [\"crm.*\"]", "namespaces = ['/c.*/']"),
+    ] {
+        assert_eq!(warned(text, from, to), all - 1, "{to}");
+    }
+    // Only some collections were edited before, or nobody knows which.
+    assert_eq!(warned(text, "type   = \"rename\"", "type   = \"rename\"\nnamespaces = [\"shop.x\"]"), all - 1);
+    let renamed = "type   = \"rename\"\ncollections = [{ from = \"shop.*\", to = \"crm.*\" }]";
+    assert_eq!(warned(text, "type   = \"rename\"", renamed), all - 1, "they may have these names now");
 }

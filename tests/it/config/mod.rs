@@ -6,6 +6,7 @@ mod bad_syntax;
 mod bad_values;
 mod documents;
 mod good;
+mod groups;
 mod plugin_docs;
 
 use std::sync::Arc;
@@ -102,6 +103,7 @@ fn registry() -> Registry {
         }
     });
     r.transform("pick", "Keeps some.", PICK, |_, _| Ok(Box::new(Nothing)));
+    r.transform("filter", "Keeps some.", PICK, |_, _| Ok(Box::new(Nothing)));
     r.sink("queue", "A queue.", QUEUE, |_, _| Ok(Arc::new(Nothing)));
     r.sink("print", "The terminal.", &[], |_, _| Ok(Arc::new(Nothing)));
     r.store("file", "Files.", &[], |_, _| Ok(Arc::new(Nothing)));

@@ -71,6 +71,7 @@ fn route(name: &str, log: &MemoryLog, sink: &MemorySink, store: &MemoryStore) ->
     RoutePlan {
         name: name.into(),
         source: source_node(log),
+        choice: None,
         via: Vec::new(),
         sink: sink_node(sink),
         checkpoint: CheckpointPlan::Store(store_node(store)),
@@ -82,6 +83,7 @@ fn route(name: &str, log: &MemoryLog, sink: &MemorySink, store: &MemoryStore) ->
         max_batch: 50,
         checkpoint_interval: Duration::from_secs(1),
         state_dir: PathBuf::from("."),
+        config_dir: PathBuf::new(),
     }
 }
 

@@ -315,7 +315,7 @@ async fn the_sink_knows_what_its_source_is() {
 #[tokio::test(start_paused = true)]
 async fn the_source_hears_what_the_sink_wants_each_time_it_is_opened() {
     let mut b = bench();
-    let interest = Interest { replicated: Replicated::Markers };
+    let interest = Interest { replicated: Replicated::Markers, ..Interest::default() };
     b.routes[0].sink = sink_node(&b.sink.clone().interest(interest));
     b.push(3);
     b.log.push_error(TRANSIENT);

@@ -39,13 +39,47 @@ async fn a_peer_that_is_read_only_for_a_while() {
     assert!(mesh.router.terminate().success());
 }
 
+/// From the first of the shared sets to one that can be told to fail.
+async fn to_one_that_fails() -> (Mongo, Mesh) {
+    let args = vec!["--setParameter=enableTestCommands=1".into(), "--setParameter=periodicNoopIntervalSecs=1".into()];
+    let fails = Mongo::start(MongoOptions { args, oplog_mb: 512, ..Default::default() }).await;
+    let both = vec![End::new("a", shared(0).await, "mongo-oplog").await, End::new("b", &fails, "mongo-oplog").await];
+    let mesh = Mesh::new(both, &[(0, 1)], "");
+    (fails, mesh)
+}
+
+/// What the peer cannot take at once it gets in several transactions, which is said: by the log and by a metric.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_is_too_large_for_the_peer() {
+    let (_fails, mut mesh) = to_one_that_fails().await;
+    mesh.router.start();
+    mesh.settle().await;
+    let split = format!(
+        "oplogue_sink_total{{route=\"{}-{}\",what=\"split_transaction\"}} ",
+        mesh.ends[0].name, mesh.ends[1].name
+    );
+    assert_eq!(mesh.router.metric(&split), Some(0.0));
+    // TransactionTooLargeForCache.
+    let data = doc! {"failCommands": ["insert"], "errorCode": 257, "appName": "oplogue"};
+    admin(&mesh.ends[1], doc! {"configureFailPoint": "failCommand", "mode": {"times": 2}, "data": data}).await;
+    let mut session = mesh.ends[0].client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    for n in 0..8 {
+        mesh.coll(0, "c").insert_one(doc! {"_id": n}).session(&mut session).await.unwrap();
+    }
+    session.commit_transaction().await.unwrap();
+    mesh.settle_equal("in several").await;
+    mesh.assert_once("in several").await;
+    // The eight did not go, nor did the first four of them.
+    assert_eq!(mesh.router.metric(&split), Some(2.0));
+    assert!(mesh.router.log().contains("is too large for one at the peer"), "{}", mesh.router.log());
+    assert!(mesh.router.terminate().success());
+}
+
 /// No disk is filled for this: the server is told to answer as if it were.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_whose_disk_is_full_for_a_while() {
-    let args = vec!["--setParameter=enableTestCommands=1".into(), "--setParameter=periodicNoopIntervalSecs=1".into()];
-    let full = Mongo::start(MongoOptions { args, oplog_mb: 512, ..Default::default() }).await;
-    let both = vec![End::new("a", shared(0).await, "mongo-oplog").await, End::new("b", &full, "mongo-oplog").await];
-    let mut mesh = Mesh::new(both, &[(0, 1)], "");
+    let (_fails, mut mesh) = to_one_that_fails().await;
     mesh.router.start();
     mesh.coll(0, "c").insert_one(doc! {"_id": 0}).await.unwrap();
     mesh.settle().await;

@@ -149,7 +149,7 @@ impl Decoder {
         if envelope.is_transaction()
             && let (Some(lsid), Some(number)) = (envelope.lsid, envelope.txn_number)
         {
-            context.txn = Some(Arc::new(Txn { lsid: entry.slice(lsid), number }));
+            context.txn = Some(Arc::new(Txn { lsid: entry.slice(lsid), number, replicated: false }));
         }
         if name == "abortTransaction" {
             return Ok(Outcome::Partial);
@@ -169,6 +169,7 @@ impl Decoder {
         let operations = argument.as_array().ok_or_else(|| Error::data("`applyOps` is no array"))?;
         let before = (out.events.len(), out.bad.len());
         let mut index = 0;
+        context.note_marker(operations);
         let mut counted = Counted::new(&mut index, time);
         self.operations(entry, operations, &mut counted, &context, 0, out)?;
         let delivered = before != (out.events.len(), out.bad.len());
@@ -184,6 +185,9 @@ impl Decoder {
         let mut out = Out { events, bad };
         let decoded = match chain.operations(entry) {
             Ok((time, operations)) => {
+                if chain.index == 0 {
+                    chain.context.note_marker(operations);
+                }
                 let mut counted = Counted::new(&mut chain.index, time);
                 let decoded = self.operations(entry, operations, &mut counted, &chain.context, 0, &mut out);
                 chain.echo = counted.echo;
@@ -324,13 +328,9 @@ impl Decoder {
         Ok(Some(event))
     }
 
-    /// Whether this operation says that its transaction is a replicator's.
+    /// Whether this operation is the marker of a replicator's transaction, and wanted.
     fn is_marker(&self, envelope: &Envelope<'_>, index: u32, context: &Context) -> bool {
-        index == 0
-            && context.txn.is_some()
-            && self.replicated != Replicated::AsWrites
-            && envelope.ns == MARKERS
-            && matches!(envelope.kind, Some(Kind::Insert | Kind::Update))
+        index == 0 && context.txn.is_some() && self.replicated != Replicated::AsWrites && is_marker(envelope)
     }
 
     /// The interned namespace, unless it is an internal one that is left out.
@@ -348,6 +348,26 @@ impl Decoder {
         let plain_marker =
             || self.replicated != Replicated::AsWrites && context.txn.is_none() && ns.as_str() == MARKERS;
         (wanted || plain_marker()).then_some(ns)
+    }
+}
+
+/// Whether an operation, in front of a transaction, says that this is a replicator's.
+fn is_marker(envelope: &Envelope<'_>) -> bool {
+    envelope.ns == MARKERS && matches!(envelope.kind, Some(Kind::Insert | Kind::Update))
+}
+
+impl Context {
+    /// Looks whether the transaction is a replicator's, by its first operations.
+    fn note_marker(&mut self, operations: &RawArray) {
+        let Some(txn) = &self.txn else { return };
+        let Some(Ok(first)) = operations.into_iter().next() else { return };
+        let mut envelope = Envelope::default();
+        if let Some(first) = first.as_document()
+            && envelope.read(first).is_ok()
+            && is_marker(&envelope)
+        {
+            self.txn = Some(Arc::new(Txn { replicated: true, ..Txn::clone(txn) }));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod tests;
 use std::path::PathBuf;
 
 use oplogue_api::{
-    Batch, Error, Field, FieldType, Finding, Interest, Position, Registry, Result, Source, StartAt, async_trait,
+    Batch, Error, Field, FieldType, Finding, Interest, Position, Registry, Result, Source, StartAt, Supply, async_trait,
 };
 use serde::Deserialize;
 use tokio::task::JoinHandle;
@@ -93,6 +93,10 @@ fn failed(e: tokio::task::JoinError) -> Error {
 
 #[async_trait]
 impl Source for BsonDump {
+    fn supply(&self) -> Supply {
+        Supply { never_before: true, never_after_of_updates: true, ..Supply::default() }
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.state = State::Closed;
         let from = match from {

@@ -1,7 +1,8 @@
 //! The transforms `dedupe` and `sample`: which document events go on, by what they change and by their key.
 
 use oplogue_api::{
-    Batch, Change, Error, Event, Field, FieldType, Op, Registry, Result, Transform, oplog, raw::elements,
+    Batch, Change, Error, Event, Field, FieldType, Footprint, Op, Registry, Result, Selection, Transform, oplog,
+    raw::elements,
 };
 use serde::Deserialize;
 
@@ -111,6 +112,14 @@ fn hash(event: &Event) -> u64 {
 }
 
 impl Transform for Sample {
+    fn selection(&self) -> Option<Selection> {
+        Some(Selection { here: vec!["rate"], ..Selection::default() })
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint { namespaces: self.scope.patterns(), ..Footprint::default() }
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         event::each(batch, false, |event| {
             Ok(event.op.is_barrier() || !self.scope.has(&event.ns) || hash(event) <= self.most)

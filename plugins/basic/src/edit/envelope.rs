@@ -53,11 +53,6 @@ impl Envelope {
         Ok(Envelope { format: options.format, name, scope: Scope::new(options.namespaces.as_deref())? })
     }
 
-    /// When the primary wrote it, in milliseconds since 1970; to the second where the server does not say.
-    fn millis(event: &Event) -> i64 {
-        event.wall.unwrap_or(i64::from(event.time.time) * 1000)
-    }
-
     /// `{before, after, updateDescription, source, op, ts_ms, transaction}`
     fn payload(&self, event: &Event) -> Result<RawDocumentBuf> {
         let mut out = RawDocumentBuf::new();
@@ -68,33 +63,17 @@ impl Envelope {
             Some(change) => out.append(cstr!("updateDescription"), description(&change.decode()?)?),
             None => out.append(cstr!("updateDescription"), RawBson::Null),
         }
-        let millis = Envelope::millis(event);
-        let mut source = rawdoc! {
-            "version": env!("CARGO_PKG_VERSION"), "connector": "mongodb", "name": self.name.as_str(), "ts_ms": millis,
-            "snapshot": "false", "db": event.ns.db(), "collection": event.ns.coll(),
-            "ord": i64::from(event.time.increment),
-        };
-        match &event.txn {
-            Some(txn) => {
-                source.append(cstr!("lsid"), json(Some(&txn.lsid))?);
-                source.append(cstr!("txnNumber"), txn.number);
-            }
-            None => {
-                source.append(cstr!("lsid"), RawBson::Null);
-                source.append(cstr!("txnNumber"), RawBson::Null);
-            }
-        }
-        out.append(cstr!("source"), source);
+        out.append(cstr!("source"), source(&self.name, event)?);
         out.append(cstr!("op"), letter(event.op));
         // When oplogue saw it would not be the same a second time.
-        out.append(cstr!("ts_ms"), millis);
+        out.append(cstr!("ts_ms"), millis(event));
         out.append(cstr!("transaction"), RawBson::Null);
         Ok(out)
     }
 
     /// CloudEvents 1.0, structured.
     fn cloud_event(&self, event: &Event) -> Result<RawDocumentBuf> {
-        let time = DateTime::from_millis(Envelope::millis(event)).try_to_rfc3339_string().unwrap_or_default();
+        let time = DateTime::from_millis(millis(event)).try_to_rfc3339_string().unwrap_or_default();
         let mut data = RawDocumentBuf::new();
         data.append(cstr!("op"), event.op.name());
         for (name, doc) in
@@ -132,12 +111,40 @@ impl Envelope {
     }
 }
 
-fn name(path: &str) -> Result<bson::raw::CString> {
+/// When the primary wrote it, in milliseconds since 1970; to the second where the server does not say.
+pub(super) fn millis(event: &Event) -> i64 {
+    event.wall.unwrap_or(i64::from(event.time.time) * 1000)
+}
+
+/// The members of Debezium's `source`, those that oplogue has.
+pub(super) const SOURCE: &[&str] =
+    &["version", "connector", "name", "ts_ms", "snapshot", "db", "collection", "ord", "lsid", "txnNumber"];
+
+/// Debezium's `source`. `name` is what it calls the deployment.
+pub(super) fn source(name: &str, event: &Event) -> Result<RawDocumentBuf> {
+    let mut source = rawdoc! {
+        "version": env!("CARGO_PKG_VERSION"), "connector": "mongodb", "name": name, "ts_ms": millis(event), "snapshot": "false",
+        "db": event.ns.db(), "collection": event.ns.coll(), "ord": i64::from(event.time.increment),
+    };
+    match &event.txn {
+        Some(txn) => {
+            source.append(cstr!("lsid"), json(Some(&txn.lsid))?);
+            source.append(cstr!("txnNumber"), txn.number);
+        }
+        None => {
+            source.append(cstr!("lsid"), RawBson::Null);
+            source.append(cstr!("txnNumber"), RawBson::Null);
+        }
+    }
+    Ok(source)
+}
+
+pub(super) fn name(path: &str) -> Result<bson::raw::CString> {
     bson::raw::CString::try_from(path).map_err(|_| oplogue_api::Error::data("a path holds a zero byte"))
 }
 
 /// The letter that Debezium has for an operation; a replacement is an update there.
-fn letter(op: Op) -> &'static str {
+pub(super) fn letter(op: Op) -> &'static str {
     match op {
         Op::Insert => "c",
         Op::Delete => "d",

@@ -17,6 +17,7 @@ mod set;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unwrap;
 
 use oplogue_api::Registry;
 
@@ -27,4 +28,5 @@ pub(crate) fn register(r: &mut Registry) {
     redact::register(r);
     rename::register(r);
     set::register(r);
+    unwrap::register(r);
 }

@@ -1,6 +1,6 @@
 //! The `project` transform: keeps some fields, or all but some.
 
-use oplogue_api::{Batch, Error, Field, FieldType, Registry, Result, Transform};
+use oplogue_api::{Batch, Error, Field, FieldType, Footprint, Registry, Result, Transform};
 use serde::Deserialize;
 
 use super::{
@@ -43,6 +43,7 @@ struct Options {
 struct Project {
     rules: Rules,
     scope: Scope,
+    footprint: Footprint,
     drops_empty: bool,
     scratch: Vec<u8>,
 }
@@ -80,13 +81,24 @@ impl Project {
             rules.add(name, "_id", Action::Keep)?;
         }
         let scope = Scope::new(options.namespaces.as_deref())?;
-        Ok(Project { rules, scope, drops_empty: options.empty_updates.0, scratch: Vec::new() })
+        let places = paths.iter().enumerate().map(|(n, path)| (format!("{name}[{n}]"), path.clone()));
+        let footprint = Footprint {
+            reads: places.collect(),
+            removes: options.exclude.clone().unwrap_or_default(),
+            keeps: options.include.clone(),
+            ..Footprint::default()
+        };
+        Ok(Project { rules, scope, footprint, drops_empty: options.empty_updates.0, scratch: Vec::new() })
     }
 }
 
 impl Transform for Project {
+    fn footprint(&self) -> Footprint {
+        Footprint { namespaces: self.scope.patterns(), ..self.footprint.clone() }
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
-        let Project { rules, scope, drops_empty, scratch } = self;
+        let Project { rules, scope, drops_empty, scratch, .. } = self;
         event::hide_bad(batch, |ns| ns.is_none_or(|ns| scope.has(ns)));
         event::each(batch, true, |event| {
             Ok(!scope.has(&event.ns) || event::edit(rules, event, scratch)? != Outcome::Emptied || !*drops_empty)

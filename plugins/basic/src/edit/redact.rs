@@ -1,7 +1,7 @@
 //! The `redact` transform: takes out, masks, digests or shortens fields, wherever an event has them.
 
 use oplogue_api::{
-    Batch, Error, Field, FieldType, Registry, Result, Transform,
+    Batch, Error, Field, FieldType, Footprint, Registry, Result, Transform,
     bson::{RawDocumentBuf, spec::ElementType},
     closest,
     raw::Value,
@@ -103,6 +103,7 @@ struct Table {
 struct Redact {
     rules: Rules,
     scope: Scope,
+    footprint: Footprint,
     drops_empty: bool,
     scratch: Vec<u8>,
 }
@@ -123,7 +124,8 @@ impl Redact {
         }
         let mut rules = Rules::new(Otherwise::Keep);
         let mut uses_key = false;
-        for entry in options.fields {
+        let mut footprint = Footprint::default();
+        for (n, entry) in options.fields.into_iter().enumerate() {
             let table = match entry {
                 Entry::Path(field) => Table { field, ..Table::default() },
                 Entry::Table(table) => table,
@@ -139,6 +141,10 @@ impl Redact {
                 return Err(wrong("fields", what, "`_id` can be hashed: { field = \"_id\", mode = \"hash\" }"));
             }
             rules.add("fields", &table.field, action)?;
+            if mode == "remove" {
+                footprint.removes.push(table.field.clone());
+            }
+            footprint.reads.push((format!("fields[{n}]"), table.field));
         }
         if options.key.is_some() && !uses_key {
             return Err(wrong(
@@ -148,7 +154,7 @@ impl Redact {
             ));
         }
         let scope = Scope::new(options.namespaces.as_deref())?;
-        Ok(Redact { rules, scope, drops_empty: options.empty_updates.0, scratch: Vec::new() })
+        Ok(Redact { rules, scope, footprint, drops_empty: options.empty_updates.0, scratch: Vec::new() })
     }
 }
 
@@ -304,8 +310,12 @@ impl Rewrite for Truncate {
 }
 
 impl Transform for Redact {
+    fn footprint(&self) -> Footprint {
+        Footprint { namespaces: self.scope.patterns(), ..self.footprint.clone() }
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
-        let Redact { rules, scope, drops_empty, scratch } = self;
+        let Redact { rules, scope, drops_empty, scratch, .. } = self;
         event::hide_bad(batch, |ns| ns.is_none_or(|ns| scope.has(ns)));
         event::each(batch, true, |event| {
             Ok(!scope.has(&event.ns) || event::edit(rules, event, scratch)? != Outcome::Emptied || !*drops_empty)

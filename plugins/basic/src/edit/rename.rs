@@ -1,6 +1,6 @@
 //! The `rename` transform: other names for collections and fields.
 
-use oplogue_api::{Batch, Error, Event, Field, FieldType, Namespace, Op, Registry, Result, Transform};
+use oplogue_api::{Batch, Error, Event, Field, FieldType, Footprint, Namespace, Op, Registry, Result, Transform};
 use serde::Deserialize;
 
 use super::{
@@ -64,6 +64,7 @@ struct Rename {
     decided: Memory<Option<Namespace>>,
     rules: Option<Rules>,
     scope: Scope,
+    footprint: Footprint,
     scratch: Vec<u8>,
 }
 
@@ -77,7 +78,9 @@ impl Rename {
             return Err(Error::operator("a rename needs `collections`, `fields` or both")
                 .hint("write what is renamed, such as collections = [{ from = \"app.*\", to = \"staging.*\" }]"));
         }
+        let footprint = footprint(&options);
         Ok(Rename {
+            footprint,
             names: options.collections.as_deref().map(Names::new).transpose()?,
             decided: Memory::new(),
             rules: options.fields.map(|fields| rules(&fields, options.existing == Existing::Replace)).transpose()?,
@@ -85,6 +88,17 @@ impl Rename {
             scratch: Vec::new(),
         })
     }
+}
+
+fn footprint(options: &Options) -> Footprint {
+    let mut footprint = Footprint { renames_collections: options.collections.is_some(), ..Footprint::default() };
+    for (n, Renaming { from, to }) in options.fields.iter().flatten().enumerate() {
+        let new = to.rsplit('.').next().unwrap_or(to);
+        let renamed = from.rsplit_once('.').map_or_else(|| new.to_owned(), |(parent, _)| format!("{parent}.{new}"));
+        footprint.reads.push((format!("fields[{n}]"), from.clone()));
+        footprint.renames.push((from.clone(), renamed));
+    }
+    footprint
 }
 
 fn rules(fields: &[Renaming], replaces: bool) -> Result<Rules> {
@@ -178,6 +192,10 @@ impl Rename {
 }
 
 impl Transform for Rename {
+    fn footprint(&self) -> Footprint {
+        Footprint { namespaces: self.scope.patterns(), ..self.footprint.clone() }
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         event::each(batch, false, |event| self.rename(event).map(|()| true));
         Ok(())

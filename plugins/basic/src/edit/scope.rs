@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use oplogue_api::{Field, FieldType, Namespace, Result};
+use oplogue_api::{Field, FieldType, Namespace, NamespacePattern, Result};
 
 use crate::filter::Patterns;
 
@@ -46,6 +46,10 @@ pub(super) struct Scope(Option<(Patterns, Memory<bool>)>);
 impl Scope {
     pub(super) fn new(patterns: Option<&[String]>) -> Result<Scope> {
         Ok(Scope(patterns.map(Patterns::new).transpose()?.map(|patterns| (patterns, Memory::new()))))
+    }
+    /// The patterns, as they were written.
+    pub(super) fn patterns(&self) -> Vec<NamespacePattern> {
+        self.0.as_ref().map(|(patterns, _)| patterns.written().to_vec()).unwrap_or_default()
     }
     /// Whether events of a collection are edited.
     pub(super) fn has(&mut self, ns: &Namespace) -> bool {

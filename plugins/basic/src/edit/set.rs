@@ -2,7 +2,7 @@
 
 use bson::{Bson, RawDocumentBuf, cstr, rawdoc};
 use oplogue_api::{
-    Batch, Doc, Error, Event, Field, FieldType, Registry, Result, Transform,
+    Batch, Doc, Error, Event, Field, FieldType, Footprint, Registry, Result, Transform,
     bson::spec::ElementType,
     closest,
     raw::{Elements, elements},
@@ -79,6 +79,8 @@ struct Node {
 struct Set {
     root: Node,
     scope: Scope,
+    /// The paths that are set.
+    paths: Vec<String>,
     scratch: Vec<u8>,
 }
 
@@ -92,6 +94,7 @@ impl Set {
             return Err(wrong("the list of fields is empty: nothing would be set".to_owned(), "name some fields"));
         }
         let mut root = Node::default();
+        let mut paths = Vec::new();
         for Entry { field, value, from } in options.fields {
             let what = match (value, from) {
                 (Some(value), None) => constant(&field, value)?,
@@ -103,8 +106,9 @@ impl Set {
                 }
             };
             root.add(&field, what)?;
+            paths.push(field);
         }
-        Ok(Set { root, scope: Scope::new(options.namespaces.as_deref())?, scratch: Vec::new() })
+        Ok(Set { root, scope: Scope::new(options.namespaces.as_deref())?, paths, scratch: Vec::new() })
     }
 }
 
@@ -293,8 +297,12 @@ fn key(name: &[u8], key: Option<&Doc>, path: Option<&str>, out: &mut Vec<u8>) ->
 }
 
 impl Transform for Set {
+    fn footprint(&self) -> Footprint {
+        Footprint { namespaces: self.scope.patterns(), sets: self.paths.clone(), ..Footprint::default() }
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
-        let Set { root, scope, scratch } = self;
+        let Set { root, scope, scratch, .. } = self;
         event::each(batch, false, |event| {
             let Some(after) = event.after.clone().filter(|_| !event.op.is_barrier() && scope.has(&event.ns)) else {
                 return Ok(true);

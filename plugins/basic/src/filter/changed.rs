@@ -41,6 +41,12 @@ impl Changed {
         Ok(changed)
     }
 
+    /// The paths of which one must have changed, those without wildcards.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        let plain = self.positive.iter().filter(|Pattern(steps)| !steps.iter().any(|step| step.contains('*')));
+        plain.map(|Pattern(steps)| steps.join("."))
+    }
+
     pub fn matches(&self, update: &Update<'_>) -> bool {
         let paths = update.set.iter().map(|(path, _)| path).chain(&update.unset);
         paths.chain(update.truncate.iter().map(|(path, _)| path)).any(|path| self.meets(path))

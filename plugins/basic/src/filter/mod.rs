@@ -12,7 +12,9 @@ mod whole_database;
 
 use std::collections::HashMap;
 
-use oplogue_api::{BadEvent, Batch, Error, Event, Field, FieldType, Namespace, Op, Registry, Result, Transform};
+use oplogue_api::{
+    BadEvent, Batch, Error, Event, Field, FieldType, Footprint, Namespace, Op, Registry, Result, Selection, Transform,
+};
 use serde::Deserialize;
 
 use crate::query::Tree;
@@ -32,6 +34,11 @@ const FIELDS: &[Field] = &[
         FieldType::Strings,
         "Which operations go on: insert, update, replace, delete; ddl for create, drop, dropDatabase, rename, index and \
          other together, or one of these",
+    ),
+    Field::new(
+        "origin",
+        FieldType::OneOf(&["local", "replicated"]),
+        "Whose writes go on: those of the applications of this deployment, or those that a replicator (mongo-mmm) brought; both when absent",
     ),
     Field::new(
         "after",
@@ -65,11 +72,20 @@ pub(crate) fn register(r: &mut Registry) {
     });
 }
 
+/// Who wrote a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Origin {
+    Local,
+    Replicated,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FilterOptions {
     namespaces: Option<Vec<String>>,
     operations: Option<Vec<String>>,
+    origin: Option<Origin>,
     after: Option<Tree>,
     before: Option<Tree>,
     key: Option<Tree>,
@@ -83,6 +99,7 @@ const MOST_REMEMBERED: usize = 10_000;
 struct Filter {
     namespaces: Option<Patterns>,
     operations: Operations,
+    origin: Option<Origin>,
     predicates: Predicates,
     decided: HashMap<Namespace, bool>,
     last: Option<(Namespace, bool)>,
@@ -90,18 +107,19 @@ struct Filter {
 
 impl Filter {
     fn from_options(options: &FilterOptions) -> Result<Filter> {
-        let FilterOptions { namespaces, operations, after, before, key, changed, missing } = options;
+        let FilterOptions { namespaces, operations, origin, after, before, key, changed, missing } = options;
         let queries = [after.as_ref(), before.as_ref(), key.as_ref()];
         let predicates = Predicates::new(queries, changed.as_deref(), *missing)?;
-        if namespaces.is_none() && operations.is_none() && predicates.is_empty() {
+        if namespaces.is_none() && operations.is_none() && origin.is_none() && predicates.is_empty() {
             return Err(Error::operator(
-                "a filter needs `namespaces`, `operations`, `after`, `before`, `key` or `changed`",
+                "a filter needs `namespaces`, `operations`, `origin`, `after`, `before`, `key` or `changed`",
             )
             .hint("write which namespaces pass, such as namespaces = [\"app.*\"]"));
         }
         Ok(Filter {
             namespaces: namespaces.as_deref().map(Patterns::new).transpose()?,
             operations: operations.as_deref().map(Operations::new).transpose()?.unwrap_or(Operations::ALL),
+            origin: *origin,
             predicates,
             decided: HashMap::new(),
             last: None,
@@ -117,9 +135,19 @@ impl Filter {
             && (self.passes_namespace(&event.ns) || event.to.as_ref().is_some_and(|to| self.passes_namespace(to)));
         match passes {
             false => Verdict::Drop,
+            true if !self.passes_origin(event) => Verdict::Drop,
             // Barriers have no documents to ask about.
             true if self.predicates.is_empty() || event.op.is_barrier() => Verdict::Keep,
             true => self.predicates.verdict(event),
+        }
+    }
+
+    /// DDL is nobody's: a replicator runs it as anybody else does, outside of its transactions.
+    fn passes_origin(&self, event: &Event) -> bool {
+        match self.origin {
+            None => true,
+            Some(_) if event.op.is_barrier() => true,
+            Some(origin) => event.is_replicated() == (origin == Origin::Replicated),
         }
     }
 
@@ -152,6 +180,38 @@ impl Filter {
 }
 
 impl Transform for Filter {
+    fn selection(&self) -> Option<Selection> {
+        let passes = |op: &Op| self.operations.contains(*op) && self.predicates.may_pass(*op);
+        let none_left_out = self.operations.is_all() && Op::ALL.iter().all(|op| self.predicates.may_pass(*op));
+        let mut selection = Selection {
+            namespaces: self.namespaces.as_ref().map(|patterns| patterns.written().to_vec()).unwrap_or_default(),
+            operations: (!none_left_out).then(|| Op::ALL.iter().copied().filter(passes).collect()),
+            ..Selection::default()
+        };
+        selection.here.extend(self.origin.map(|_| "origin"));
+        self.predicates.select(&mut selection);
+        Some(selection)
+    }
+
+    fn footprint(&self) -> Footprint {
+        let namespaces = self.namespaces.as_ref().map(|patterns| patterns.written().to_vec()).unwrap_or_default();
+        let mut footprint = Footprint { namespaces, is_filter: true, ..Footprint::default() };
+        let has = |op| self.operations.contains(op);
+        let only_updates = has(Op::Update) && !has(Op::Insert) && !has(Op::Replace);
+        // Where updates are left out, nothing is asked of them.
+        if has(Op::Update) {
+            self.predicates.describe(only_updates, &mut footprint);
+        } else {
+            self.predicates.describe(false, &mut footprint);
+            footprint.asks_after_of_updates = None;
+        }
+        footprint
+    }
+
+    fn asks_origin(&self) -> bool {
+        self.origin.is_some()
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         // How many of the first n events are kept, for the places of the bad ones between them.
         let mut kept = Vec::new();

@@ -38,6 +38,11 @@ impl Operations {
         Ok(Operations(set))
     }
 
+    /// Whether nothing that a source sends is left out.
+    pub(super) fn is_all(self) -> bool {
+        Op::ALL.iter().all(|op| matches!(op, Op::Gap | Op::DeadLetter) || self.contains(*op))
+    }
+
     pub(super) fn contains(self, op: Op) -> bool {
         self.0 & bit(op) != 0
     }

@@ -1,4 +1,4 @@
-use oplogue_api::{Error, Result};
+use oplogue_api::{Error, NamespacePattern, Result};
 use regex::Regex;
 
 use super::whole_database::Automaton;
@@ -7,6 +7,8 @@ use super::whole_database::Automaton;
 pub(crate) struct Patterns {
     pub(super) positive: Vec<Pattern>,
     pub(super) negative: Vec<Pattern>,
+    /// As they were written.
+    written: Vec<NamespacePattern>,
 }
 
 pub(super) struct Pattern {
@@ -20,15 +22,26 @@ impl Patterns {
             return Err(Error::option("namespaces", "the list of namespaces is empty: nothing would ever pass")
                 .hint("leave `namespaces` out to let all pass, or name some, such as \"app.*\""));
         }
-        let mut patterns = Patterns { positive: Vec::new(), negative: Vec::new() };
+        let mut patterns = Patterns { positive: Vec::new(), negative: Vec::new(), written: Vec::new() };
         for entry in entries {
             let (pattern, side) = match entry.strip_prefix('!') {
                 Some(pattern) => (pattern, &mut patterns.negative),
                 None => (entry.as_str(), &mut patterns.positive),
             };
             side.push(compile(entry, pattern)?);
+            let regex = pattern.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
+            patterns.written.push(NamespacePattern {
+                text: regex.unwrap_or(pattern).to_owned(),
+                is_regex: regex.is_some(),
+                negated: entry.starts_with('!'),
+            });
         }
         Ok(patterns)
+    }
+
+    /// As they were written.
+    pub(crate) fn written(&self) -> &[NamespacePattern] {
+        &self.written
     }
 
     /// Whether a namespace with a collection passes.

@@ -1,4 +1,4 @@
-use oplogue_api::{Doc, Error, Event, Op, Result};
+use oplogue_api::{Doc, Error, Event, Footprint, Op, Result, Selection};
 use serde::Deserialize;
 
 use super::changed::Changed;
@@ -66,6 +66,34 @@ impl Predicates {
 
     pub fn is_empty(&self) -> bool {
         self.after.is_none() && self.before.is_none() && self.key.is_none() && self.changed.is_none()
+    }
+
+    /// Whether any event of this operation passes: not where there is no such document, and events without it are left out.
+    pub fn may_pass(&self, op: Op) -> bool {
+        let never = self.after.is_some() && op == Op::Delete || self.before.is_some() && op == Op::Insert;
+        !(never && self.missing == Missing::Drop)
+    }
+
+    /// Says what the predicates ask about; `only_updates`: no other events come to them.
+    pub fn describe(&self, only_updates: bool, footprint: &mut Footprint) {
+        for (option, query) in [("after", &self.after), ("before", &self.before)] {
+            let paths = query.iter().flat_map(Query::paths);
+            footprint.reads.extend(paths.map(|path| (option.to_owned(), path)));
+        }
+        let changed = self.changed.iter().flat_map(Changed::paths);
+        footprint.reads.extend(changed.map(|path| ("changed".to_owned(), path)));
+        footprint.asks_before = self.before.as_ref().map(|_| "before".to_owned());
+        let asks = self.after.is_some() && (only_updates || self.missing == Missing::Error);
+        footprint.asks_after_of_updates = asks.then(|| "after".to_owned());
+    }
+
+    /// Adds what the predicates let through.
+    pub fn select(&self, selection: &mut Selection) {
+        let document = |query: &Option<Query>| query.as_ref().map(|query| Doc::from(query.document()));
+        (selection.key, selection.after) = (document(&self.key), document(&self.after));
+        let here = [("before", self.before.is_some()), ("changed", self.changed.is_some())];
+        selection.here.extend(here.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| *name));
+        selection.refuses = !self.is_empty() && self.missing == Missing::Error;
     }
 
     /// Decides on an event of a document. It passes when every predicate says so.

@@ -1,5 +1,5 @@
 use bson::{Timestamp, rawdoc};
-use oplogue_api::{BadEvent, Context, Doc, ErrorKind, Options, Position};
+use oplogue_api::{BadEvent, Context, Doc, ErrorKind, Options, Position, Txn};
 use proptest::prelude::*;
 
 use super::*;
@@ -107,6 +107,52 @@ fn operations_by_name_and_group() {
     let ops: Vec<&str> = all.events.iter().map(|e| e.op.name()).collect();
     let wanted = ["insert", "create", "drop", "dropDatabase", "rename", "index", "other", "gap", "deadLetter"];
     assert_eq!(ops, wanted);
+}
+
+#[test]
+fn writes_of_replicators_are_told_from_others() {
+    let written = |op, replicated| {
+        let txn = Txn { lsid: Doc::empty(), number: 1, replicated };
+        Event { txn: Some(txn.into()), ..event(op, "a.b") }
+    };
+    let all = [
+        event(Op::Insert, "a.plain"),
+        written(Op::Update, false),
+        written(Op::Delete, true),
+        event(Op::Drop, "a.b"),
+        event(Op::Gap, ""),
+    ];
+    for (origin, expected) in [
+        (Origin::Local, &["insert a.plain", "update a.b", "drop a.b", "gap "][..]),
+        (Origin::Replicated, &["delete a.b", "drop a.b", "gap "]),
+    ] {
+        let mut filter = Filter::from_options(&FilterOptions { origin: Some(origin), ..Default::default() }).unwrap();
+        assert!(filter.asks_origin());
+        let mut batch = batch(all.to_vec(), vec![]);
+        filter.apply(&mut batch).unwrap();
+        assert_eq!(names(&batch), expected, "{origin:?}");
+    }
+}
+
+#[test]
+fn what_is_selected_is_what_passes() {
+    let build = |text: &str| Filter::from_options(&toml::from_str::<FilterOptions>(text).unwrap()).unwrap();
+    let selection =
+        build("namespaces = ['app.*', '!/x/']\nmissing = 'drop'\nafter = { a = 1 }\nbefore = { a = 2 }").selection();
+    let selection = selection.unwrap();
+    assert_eq!(selection.namespaces.len(), 2);
+    assert!(selection.namespaces[1].negated && selection.namespaces[1].is_regex && selection.namespaces[1].text == "x");
+    assert!(
+        !selection.has(Op::Delete)
+            && !selection.has(Op::Insert)
+            && selection.has(Op::Replace)
+            && selection.has(Op::Drop)
+    );
+    assert_eq!(selection.parts(), ["namespaces", "operations", "after", "before"]);
+    assert!(!selection.refuses && build("after = { a = 1 }\nmissing = 'error'").selection().unwrap().refuses);
+    let all = build("operations = ['insert', 'update', 'replace', 'delete', 'ddl']").selection().unwrap();
+    assert_eq!(all.operations, None, "nothing is left out");
+    assert!(!format!("{:?}", build("after = { a = 'secret' }").selection()).contains("secret"), "I8");
 }
 
 #[test]

@@ -72,8 +72,28 @@ impl Query {
         self.node.on_document(elements(document))
     }
 
+    /// The paths that it asks about.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        gather(&self.document, &mut paths);
+        paths
+    }
+
     /// The query as a document, for a server: `{$match: …}`.
     pub fn document(&self) -> &RawDocument {
         &self.document
+    }
+}
+
+fn gather(query: &RawDocument, paths: &mut Vec<String>) {
+    for (name, value) in query.iter().flatten() {
+        match name.as_str() {
+            "$and" | "$or" | "$nor" => {
+                let parts = value.as_array().into_iter().flatten().flatten();
+                parts.filter_map(|part| part.as_document()).for_each(|part| gather(part, paths));
+            }
+            operator if operator.starts_with('$') => {}
+            path => paths.push(path.to_owned()),
+        }
     }
 }

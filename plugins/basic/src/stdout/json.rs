@@ -65,7 +65,7 @@ fn member(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b"\":");
 }
 
-/// `{"lsid": UUID, "number": n}`: the session by its UUID alone, since the rest of it is a hash of the user.
+/// `{"lsid": UUID, "number": n}`, and `"replicated": true` of what a replicator wrote: the session by its UUID alone, since the rest of it is a hash of the user.
 fn transaction(out: &mut Vec<u8>, txn: &Txn) -> Result<()> {
     out.extend_from_slice(b"{\"lsid\":");
     match txn.lsid.get("id") {
@@ -81,6 +81,9 @@ fn transaction(out: &mut Vec<u8>, txn: &Txn) -> Result<()> {
     }
     out.extend_from_slice(b",\"number\":");
     plain(out, &txn.number)?;
+    if txn.replicated {
+        out.extend_from_slice(b",\"replicated\":true");
+    }
     out.push(b'}');
     Ok(())
 }

@@ -64,7 +64,7 @@ async fn a_line_has_its_keys_in_order_and_leaves_out_what_is_absent() {
         before: Some(rawdoc! {"_id": 1}.into()),
         change: v2(doc! {"u": {"n": 1.0}}),
         wall: Some(1_700_000_000_123),
-        txn: Some(Arc::new(Txn { lsid: rawdoc! {"id": lsid, "uid": "x"}.into(), number: 7 })),
+        txn: Some(Arc::new(Txn { lsid: rawdoc! {"id": lsid, "uid": "x"}.into(), number: 7, replicated: false })),
         ..keyed(Op::Update, 1)
     };
     assert_eq!(

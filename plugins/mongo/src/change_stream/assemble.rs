@@ -72,6 +72,8 @@ struct OpenTxn {
     /// The place before it.
     before: Mark,
     txn: Arc<Txn>,
+    /// The same, as its events have it.
+    told: Arc<Txn>,
     time: Timestamp,
     /// It began with a marker: a replicator's.
     marked: bool,
@@ -159,8 +161,11 @@ impl Assembler {
                 self.invalidated = true;
             }
             _ if known => {}
-            Ok(Some(event)) => {
+            Ok(Some(mut event)) => {
                 let marked = self.transaction(&event);
+                if marked && let Some(open) = &self.open_txn {
+                    event.txn = Some(open.told.clone());
+                }
                 if self.show.wants(&event, marked) {
                     out.events.push(event);
                 }
@@ -184,7 +189,8 @@ impl Assembler {
             Some(open) if Arc::ptr_eq(txn, &open.txn) && event.time == open.time => open.marked,
             _ => {
                 let (before, marked) = (self.last.clone(), is_marker(event));
-                self.open_txn = Some(OpenTxn { before, txn: txn.clone(), time: event.time, marked });
+                let told = if marked { Arc::new(Txn { replicated: true, ..Txn::clone(txn) }) } else { txn.clone() };
+                self.open_txn = Some(OpenTxn { before, txn: txn.clone(), told, time: event.time, marked });
                 marked
             }
         }

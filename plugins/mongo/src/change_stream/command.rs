@@ -1,6 +1,6 @@
 //! The `aggregate` command that opens a stream, and what the server at hand knows of it.
 
-use bson::{RawArrayBuf, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
+use bson::{Document, RawArrayBuf, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 
 use super::options::{BeforeChange, FullDocument, Settings, UpdateDescription};
 
@@ -59,7 +59,13 @@ pub(super) enum From<'a> {
 }
 
 /// The command. It returns at once, without events: errors about the place come with the first `getMore`.
-pub(super) fn aggregate(settings: &Settings, features: Features, from: From<'_>) -> RawDocumentBuf {
+/// With `wanted`, the server sends only the events that match it.
+pub(super) fn aggregate(
+    settings: &Settings,
+    features: Features,
+    from: From<'_>,
+    wanted: Option<&Document>,
+) -> RawDocumentBuf {
     let mut stage = RawDocumentBuf::new();
     if settings.database.is_none() {
         stage.append(cstr!("allChangesForCluster"), true);
@@ -91,6 +97,11 @@ pub(super) fn aggregate(settings: &Settings, features: Features, from: From<'_>)
     }
     let mut pipeline = RawArrayBuf::new();
     pipeline.push(rawdoc! {"$changeStream": stage});
+    let wanted = wanted.and_then(|wanted| RawDocumentBuf::try_from(wanted).ok());
+    let restricts = wanted.is_some();
+    if let Some(wanted) = wanted {
+        pipeline.push(rawdoc! {"$match": wanted});
+    }
     if features.split {
         // Must be the last stage.
         pipeline.push(rawdoc! {"$changeStreamSplitLargeEvent": {}});
@@ -104,6 +115,10 @@ pub(super) fn aggregate(settings: &Settings, features: Features, from: From<'_>)
     command.append(cstr!("cursor"), rawdoc! {"batchSize": 0});
     // The only one that change streams allow, whatever the deployment's default is.
     command.append(cstr!("readConcern"), rawdoc! {"level": "majority"});
+    if restricts {
+        // As the filters compare, whatever the collection does.
+        command.append(cstr!("collation"), rawdoc! {"locale": "simple"});
+    }
     command
 }
 

@@ -146,7 +146,7 @@ impl Interned {
         let (lsid, number) = (f.lsid?, f.txn_number?);
         match &self.txn {
             Some(txn) if txn.number == number && txn.lsid.as_bytes() == lsid.as_bytes() => {}
-            _ => self.txn = Some(Arc::new(Txn { lsid: Doc::from(lsid), number })),
+            _ => self.txn = Some(Arc::new(Txn { lsid: Doc::from(lsid), number, replicated: false })),
         }
         self.txn.clone()
     }

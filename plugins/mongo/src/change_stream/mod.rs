@@ -15,23 +15,24 @@ mod token;
 
 use std::{future::IntoFuture, time::Duration};
 
-use bson::{Timestamp, doc};
+use bson::{Document, Timestamp, doc};
 use futures_util::StreamExt;
 use mongodb::{Client, Database, raw_batch_cursor::RawBatchCursor};
 use oplogue_api::{
-    Batch, Doc, Error, ErrorKind, Finding, Interest, Position, Registry, Replicated, Result, Source, StartAt,
-    async_trait,
+    Batch, Doc, Error, ErrorKind, Finding, Interest, NamespacePattern, Position, Registry, Replicated, Result, Share,
+    Source, StartAt, Supply, async_trait,
 };
 
 use crate::{
     client::{self, answered, bounded, connect, hello},
     errors::{Phase, classify, code, is_unexpected},
     identity::identity,
+    pushdown,
     start::Start,
 };
 use assemble::{Assembled, Assembler, Mark, head};
 use command::{Features, From, aggregate};
-use options::{Settings, UpdateDescription};
+use options::{BeforeChange, FullDocument, Settings, UpdateDescription};
 use position::Stream;
 use show::Show;
 
@@ -59,6 +60,8 @@ struct ChangeStream {
     features: Features,
     stream: Stream,
     show: Show,
+    /// What events must match to be sent.
+    wanted: Option<Document>,
     open: Option<Open>,
     /// Errors of unknown meaning since the last reply.
     futile: u32,
@@ -88,7 +91,7 @@ impl ChangeStream {
         let stream = Stream { deployment: None, scope: settings.scope(), pipeline: String::new() };
         let features = Features::wanted(&settings);
         let show = Show::default();
-        ChangeStream { settings, client: None, features, stream, show, open: None, futile: 0 }
+        ChangeStream { settings, client: None, features, stream, show, wanted: None, open: None, futile: 0 }
     }
 
     async fn client(&mut self) -> Result<Client> {
@@ -107,7 +110,7 @@ impl ChangeStream {
         let client = self.client().await?;
         let db = self.database(&client);
         loop {
-            self.stream.pipeline = self.features.pipeline();
+            self.stream.pipeline = self.features.pipeline() + &self.fingerprint();
             let place = match begin {
                 Begin::Position(position) => Some(self.stream.place(position)?),
                 _ => None,
@@ -119,7 +122,7 @@ impl ChangeStream {
                 (_, None) => From::Now,
             };
             let mut run = db
-                .run_raw_cursor_command(aggregate(&self.settings, self.features, from))
+                .run_raw_cursor_command(aggregate(&self.settings, self.features, from, self.wanted.as_ref()))
                 .batch_size(self.settings.batch_size)
                 .max_time(self.settings.wait.0);
             if let Some(criteria) = client.selection_criteria() {
@@ -131,6 +134,14 @@ impl ChangeStream {
                     Some(fewer) => {
                         tracing::debug!(code = code(&e), ?fewer, "the server does not know all options");
                         self.features = fewer;
+                        continue;
+                    }
+                    None if self.wanted.is_some() && is_unexpected(&e) => {
+                        tracing::warn!(
+                            code = code(&e),
+                            "the server cannot evaluate the filters of the route: all events are read"
+                        );
+                        self.wanted = None;
                         continue;
                     }
                     None => {
@@ -174,6 +185,17 @@ impl ChangeStream {
                 head: head(&reply),
             });
         }
+    }
+
+    /// What tells one `$match` from another: a token of an event is good only where the event matches.
+    fn fingerprint(&self) -> String {
+        let Some(wanted) = &self.wanted else { return String::new() };
+        // FNV-1a: the same in every build.
+        let hash = wanted
+            .to_string()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        format!(" match={hash:016x}")
     }
 
     /// The time of the oldest entry in the oplog.
@@ -251,16 +273,24 @@ fn taken(reply: Option<mongodb::error::Result<mongodb::raw_batch_cursor::RawBatc
 
 #[async_trait]
 impl Source for ChangeStream {
+    fn looks_up(&self) -> bool {
+        self.settings.full_document == options::FullDocument::UpdateLookup
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.open = None;
-        if interest.replicated != Replicated::AsWrites && self.settings.database.is_some() {
+        if (interest.replicated != Replicated::AsWrites || interest.origins) && self.settings.database.is_some() {
+            let who = if interest.origins { "a filter with `origin`" } else { "the sink of this route" };
             return Err(Error::option(
                 "database",
-                "the sink of this route has to see the markers of replicators, and they are in a database of their own",
+                format!("{who} has to see the markers of replicators, and they are in a database of their own"),
             )
             .hint("read the whole deployment: leave `database` and `collection` out, and filter with a transform"));
         }
         self.show = Show { system: self.settings.include_system, replicated: interest.replicated };
+        // Which of the events a replicator wrote is told by its markers.
+        let markers = interest.replicated != Replicated::AsWrites || interest.origins || self.settings.include_system;
+        self.wanted = pushdown::stream_match(interest, markers).filter(|_| self.settings.push_down);
         let client = self.client().await?;
         if hello(&client, Phase::Check).await?.is_standalone() {
             return Err(client::standalone());
@@ -357,6 +387,26 @@ impl Source for ChangeStream {
                 Err(e)
             }
         }
+    }
+
+    fn supply(&self) -> Supply {
+        let (db, coll) = (self.settings.database.as_deref(), self.settings.collection.as_deref());
+        let scope = db.map(|db| NamespacePattern {
+            text: format!("{db}.{}", coll.unwrap_or("*")),
+            is_regex: false,
+            negated: false,
+        });
+        Supply {
+            // A name with a wildcard in it would be another pattern.
+            namespaces: scope.filter(|_| !coll.is_some_and(|coll| coll.contains(['*', '?']))).into_iter().collect(),
+            never_before: matches!(self.settings.full_document_before_change, BeforeChange::Off),
+            never_after_of_updates: matches!(self.settings.full_document, FullDocument::Default),
+        }
+    }
+
+    fn shares(&self, interest: &Interest) -> Vec<Share> {
+        let share = if self.settings.push_down { pushdown::stream_share } else { Share::here };
+        interest.selections.iter().map(share).collect()
     }
 
     async fn check(&mut self) -> Vec<Finding> {

@@ -43,6 +43,12 @@ pub(super) const FIELDS: &[Field] = &[
         "Also system collections, and internal events where the server shows them",
     )
     .default("false"),
+    Field::new(
+        "push_down",
+        FieldType::Bool,
+        "Whether the server evaluates what it can of the filters at the head of the route, so that the rest never comes",
+    )
+    .default("true"),
     Field::new("batch_size", FieldType::Integer, "The most events in one reply of the server").default("1000"),
     Field::new("await", FieldType::Duration, "How long the server waits for events before it sends an empty reply")
         .default("\"1s\""),
@@ -92,10 +98,16 @@ pub(super) struct Settings {
     pub update_description: UpdateDescription,
     #[serde(default)]
     pub include_system: bool,
+    #[serde(default = "yes")]
+    pub push_down: bool,
     #[serde(default = "batch_size")]
     pub batch_size: u32,
     #[serde(default = "wait", rename = "await")]
     pub wait: Period,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn batch_size() -> u32 {

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn transactions_stay_whole_and_barriers_alone() {
-        let txn = Arc::new(Txn { lsid: Doc::empty(), number: 1 });
+        let txn = Arc::new(Txn { lsid: Doc::empty(), number: 1, replicated: false });
         let events = [
             event(1, Op::Insert, None),
             event(2, Op::Insert, Some(&txn)),

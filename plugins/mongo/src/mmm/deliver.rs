@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     future::IntoFuture,
     ops::Range,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -103,6 +103,8 @@ impl Mmm {
                     total.applied += outcome.applied;
                     total.conflicts += outcome.conflicts;
                     total.refused += outcome.refused;
+                    self.counts.conflicts.fetch_add(outcome.conflicts, Relaxed);
+                    self.counts.refused.fetch_add(outcome.refused, Relaxed);
                     (tries, since) = (0, Instant::now());
                     tactics = Tactics::default();
                     state.most = (state.most * 2).min(MOST);
@@ -135,6 +137,7 @@ impl Mmm {
                             events = part.len(),
                             "a transaction of the source is too large for one at the peer: it is applied in two"
                         );
+                        self.counts.split.fetch_add(1, Relaxed);
                         let middle = range.start + part.len() / 2;
                         rest.push(middle..range.end);
                         rest.push(range.start..middle);

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -38,7 +39,8 @@ const ROUNDS: u32 = 100;
 enum Outcome {
     /// Nothing is left that can be done now.
     Done,
-    More,
+    /// So many documents are the same now, and in a record.
+    More(u64),
     /// Another document has a unique value that is needed.
     Blocked(Namespace, Ask, RawDocumentBuf),
     /// The peer refuses this one.
@@ -78,7 +80,8 @@ impl Mmm {
             }
             match self.peer.settle_some(state, upto, &effort).await {
                 Ok(Outcome::Done) => return Ok(()),
-                Ok(Outcome::More) => {
+                Ok(Outcome::More(records)) => {
+                    self.counts.conflicts.fetch_add(records, Relaxed);
                     (tries, rounds, since, effort.first) = (0, 0, Instant::now(), Unsettled::default())
                 }
                 Ok(Outcome::Blocked(ns, ask, refused)) => {
@@ -212,10 +215,10 @@ impl Peer {
                 };
             }
             self.write_beside(&mut transaction, &writes).await?;
-            Ok(Some(Outcome::More))
+            Ok(Some(Outcome::More(writes.records.len() as u64)))
         };
         match outcome.await {
-            Ok(Some(Outcome::More)) => {
+            Ok(Some(Outcome::More(records))) => {
                 state.is_certain = false;
                 transaction.commit().await?;
                 let taken = theirs.into_iter().filter(|(_, (_, at))| *at > upto).map(|(place, (_, at))| {
@@ -224,7 +227,7 @@ impl Peer {
                 });
                 let taken: Vec<_> = taken.collect();
                 state.committed(marker, sight.stream, taken.into_iter());
-                Ok(Outcome::More)
+                Ok(Outcome::More(records))
             }
             Ok(Some(blocked)) => {
                 transaction.abort().await;
@@ -234,7 +237,7 @@ impl Peer {
                 // They are the same: nothing is written for that.
                 transaction.abort().await;
                 state.stream = sight.stream;
-                Ok(Outcome::More)
+                Ok(Outcome::More(0))
             }
             Err(retry) => {
                 transaction.abort().await;

@@ -2,7 +2,10 @@
 
 use std::{
     future::IntoFuture,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -49,6 +52,18 @@ pub(super) struct Mmm {
     pub(super) peer: Arc<Peer>,
     pub(super) state: Arc<Mutex<State>>,
     pub(super) route: String,
+    pub(super) counts: Counts,
+}
+
+/// What there was since somebody asked.
+#[derive(Default)]
+pub(super) struct Counts {
+    /// Records of conflicts that were resolved.
+    pub conflicts: AtomicU64,
+    /// Changes that the peer refused: they are in a record.
+    pub refused: AtomicU64,
+    /// Transactions of the source that could not be one at the peer.
+    pub split: AtomicU64,
 }
 
 impl Mmm {
@@ -60,6 +75,7 @@ impl Mmm {
             peer: Arc::new(Peer::new(settings, origin)),
             state: Arc::new(Mutex::new(state)),
             route: context.route.clone().unwrap_or_default(),
+            counts: Counts::default(),
         })
     }
 
@@ -180,7 +196,7 @@ impl Sink for Mmm {
 
     fn interest(&self) -> Interest {
         let replicated = if self.peer.settings.forwards { Replicated::MarkersAndWrites } else { Replicated::Markers };
-        Interest { replicated }
+        Interest { replicated, ..Interest::default() }
     }
 
     fn whole_transactions(&self) -> bool {
@@ -255,6 +271,12 @@ impl Sink for Mmm {
         let copied = copy.run().await?;
         self.state.lock().await.covered = Some(copied.until);
         Ok(())
+    }
+
+    fn counted(&self) -> Vec<(&'static str, u64)> {
+        let Counts { conflicts, refused, split } = &self.counts;
+        let all = [("conflict", conflicts), ("refused", refused), ("split_transaction", split)];
+        all.map(|(what, count)| (what, count.swap(0, Relaxed))).into()
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -374,6 +396,7 @@ impl Mmm {
             ddl::Outcome::Applied | ddl::Outcome::AlreadySo | ddl::Outcome::Ignored => self.heard(state, event).await,
             ddl::Outcome::Refused(refusal) => {
                 self.peer.record(refusal.record).await?;
+                self.counts.refused.fetch_add(1, Relaxed);
                 self.heard(state, event).await
             }
             ddl::Outcome::Resync { ns, why } => Err(Error::operator(format!("{ns} has to be copied: {why}"))

@@ -171,7 +171,7 @@ mod tests {
         };
         Event {
             after: Some(RawDocumentBuf::try_from(&marker).unwrap().into()),
-            txn: Some(Arc::new(Txn { lsid: Doc::empty(), number: 1 })),
+            txn: Some(Arc::new(Txn { lsid: Doc::empty(), number: 1, replicated: false })),
             ..Event::new(Op::Replace, Namespace::new(MARKERS), time, Doc::empty())
         }
     }

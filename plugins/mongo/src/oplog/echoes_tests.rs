@@ -17,7 +17,7 @@ use crate::{
 fn event(ns: &str, in_txn: bool) -> Event {
     let time = Timestamp { time: 1, increment: 1 };
     let raw: Doc = rawdoc! {"_id": 1}.into();
-    let txn = in_txn.then(|| Txn { lsid: raw.clone(), number: 1 }.into());
+    let txn = in_txn.then(|| Txn { lsid: raw.clone(), number: 1, replicated: false }.into());
     Event { txn, ..Event::new(Op::Replace, Namespace::new(ns), time, raw) }
 }
 
@@ -51,7 +51,7 @@ fn echoes_are_cut_while_they_are_what_mostly_comes() {
 
 async fn read(log: &Log, from: Timestamp, upto: Timestamp, form: Form) -> Vec<Doc> {
     let wait = Duration::from_millis(50);
-    let mut cursor = log.tail(from, 1000, wait, form).await.unwrap().expect("a cursor");
+    let mut cursor = log.tail(from, 1000, wait, form, None).await.unwrap().expect("a cursor");
     let mut entries = Vec::new();
     loop {
         let batch = Reply::read(reply(cursor.next().await.unwrap().unwrap()).unwrap()).unwrap();

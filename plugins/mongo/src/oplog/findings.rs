@@ -6,7 +6,13 @@ use bson::doc;
 use mongodb::Client;
 use oplogue_api::{Error, Finding, Result};
 
-use super::{log::Log, mongos, options::Settings, readable::readable, rfc3339};
+use super::{
+    log::Log,
+    mongos,
+    options::{NAMESPACES, Settings, Wanted},
+    readable::readable,
+    rfc3339,
+};
 use crate::{
     check::server,
     client::run,
@@ -66,5 +72,10 @@ async fn look_into(client: &Client, settings: &Settings, findings: &mut Vec<Find
             findings.push(Finding::ok("the clocks agree"));
         }
     }
-    readable(client, &settings.wanted()?, findings).await
+    let option = NAMESPACES;
+    match settings.wanted()? {
+        Wanted::Nowhere => Ok(()),
+        Wanted::Everywhere => readable(client, None, option, findings).await,
+        Wanted::In(globs) => readable(client, Some(&globs), option, findings).await,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
+use bson::{RawDocumentBuf, Timestamp, doc, raw::cstr, rawdoc};
 use futures_util::StreamExt;
 use mongodb::{Client, Database, options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
 use oplogue_api::{Doc, Error, Result, oplog::OpTime};
@@ -13,9 +13,10 @@ use super::{
     ahead::Ahead,
     echoes::{self, Form},
     reply::Reply,
+    wanted::Wanted,
 };
 use crate::{
-    client::{answered, reply},
+    client::{self, answered, reply},
     errors::{Phase, classify, code, is_unexpected},
 };
 
@@ -74,17 +75,35 @@ impl Log {
         Log { db: client.database("local"), concern }
     }
 
-    /// A tailing cursor on the entries from `from` on. Its first reply comes at once. `None`: truncation was just there.
-    pub(super) async fn tail(&self, from: Timestamp, batch: u32, wait: Duration, form: Form) -> Result<Option<Ahead>> {
+    /// A tailing cursor on the entries from `from` on, of which `wanted` takes some. Its first reply comes at once; with `wanted`, it is
+    /// the entry at `from` alone, if that is there. `None`: truncation was just there.
+    pub(super) async fn tail(
+        &self,
+        from: Timestamp,
+        batch: u32,
+        wait: Duration,
+        form: Form,
+        wanted: Option<&Wanted>,
+    ) -> Result<Option<Ahead>> {
+        // On its own at the top level, this bound is a seek in the oplog and no scan.
+        let mut filter = rawdoc! {"ts": {"$gte": from}};
+        if let Some(wanted) = wanted {
+            wanted.restrict(&mut filter, from);
+        }
         let mut command = rawdoc! {
             "find": "oplog.rs",
-            // On its own at the top level, this bound is a seek in the oplog and no scan.
-            "filter": {"ts": {"$gte": from}},
+            "filter": filter,
             "tailable": true,
             "awaitData": true,
-            "batchSize": i64::from(batch),
+            // A server that looks for more would not answer before it has found them.
+            "batchSize": if wanted.is_some() { 1 } else { i64::from(batch) },
             "readConcern": {"level": self.concern.level()},
         };
+        if wanted.is_some() {
+            // So that replies say how far the server has looked.
+            command.append(cstr!("$_requestResumeToken"), true);
+            command.append(cstr!("hint"), rawdoc! {"$natural": 1});
+        }
         if form == Form::Cut {
             command.append(cstr!("projection"), echoes::cut());
         }
@@ -94,6 +113,39 @@ impl Log {
             // CappedPositionLost.
             Err(e) if code(&e) == Some(136) => Ok(None),
             Err(e) => Err(classify(e, Phase::Resume)),
+        }
+    }
+
+    /// Whether the server still answers while it looks for entries that are wanted; the newest cluster time that it knows.
+    pub(super) async fn ping(&self) -> Result<Timestamp> {
+        let ping = client::run(&self.db, doc! {"ping": 1}, Phase::Read).await?;
+        Ok(ping.get_timestamp("operationTime").unwrap_or(Timestamp { time: 0, increment: 0 }))
+    }
+
+    /// What is wanted, if the server understands it and says how far it has looked.
+    pub(super) async fn can_restrict(&self, wanted: Wanted) -> Result<Option<Wanted>> {
+        // Nothing is that late, and the bound is a seek.
+        let late = Timestamp { time: u32::MAX, increment: 0 };
+        let mut filter = rawdoc! {"ts": {"$gte": late}};
+        wanted.restrict(&mut filter, late);
+        let command = rawdoc! {
+            "find": "oplog.rs",
+            "filter": filter,
+            "hint": {"$natural": 1},
+            "$_requestResumeToken": true,
+            "singleBatch": true,
+            "readConcern": {"level": self.concern.level()},
+        };
+        match self.find(command).await? {
+            Ok(_) => Ok(Some(wanted)),
+            Err(e) if is_unexpected(&e) => {
+                tracing::warn!(
+                    code = code(&e),
+                    "the server cannot evaluate the filters of the route: all of the oplog is read"
+                );
+                Ok(None)
+            }
+            Err(e) => Err(classify(e, Phase::Open)),
         }
     }
 

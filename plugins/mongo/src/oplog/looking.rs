@@ -8,7 +8,7 @@ use oplogue_api::{BadEvent, Doc, Event, Namespace, hash_key, same_key};
 use super::position::Place;
 
 /// The ids of one look-up are at most so many bytes, one large id excepted.
-const MOST_ID_BYTES: usize = 1 << 20;
+pub(crate) const MOST_ID_BYTES: usize = 1 << 20;
 
 /// What was decoded, and the places in it at which reading may be resumed.
 #[derive(Default)]
@@ -74,18 +74,18 @@ pub(super) struct Plan {
 }
 
 /// The documents of one namespace.
-pub(super) struct Group {
+pub(crate) struct Group {
     pub ns: Namespace,
     pub wanted: Vec<Wanted>,
     by_id: HashMap<Vec<u8>, usize>,
 }
 
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// `{_id: …}`, encoded.
     pub id: RawDocumentBuf,
     /// The updates of this document.
     events: Vec<usize>,
-    found: Option<Doc>,
+    pub found: Option<Doc>,
 }
 
 impl Plan {
@@ -111,13 +111,10 @@ impl Plan {
                         break;
                     }
                     let group = *by_ns.entry(&event.ns).or_insert_with(|| {
-                        let ns = event.ns.clone();
-                        plan.groups.push(Group { ns, wanted: Vec::new(), by_id: HashMap::new() });
+                        plan.groups.push(Group::new(event.ns.clone()));
                         plan.groups.len() - 1
                     });
-                    let group = &mut plan.groups[group];
-                    group.by_id.insert(id.as_bytes().to_vec(), group.wanted.len());
-                    group.wanted.push(Wanted { id, events: vec![n], found: None });
+                    plan.groups[group].add(id, vec![n]);
                     plan.keys += 1;
                     bytes += size;
                 }
@@ -139,6 +136,21 @@ impl Plan {
 }
 
 impl Group {
+    pub fn new(ns: Namespace) -> Group {
+        Group { ns, wanted: Vec::new(), by_id: HashMap::new() }
+    }
+
+    /// Asks for the document with `id`, which is `{_id: …}` and not asked for yet.
+    pub fn add(&mut self, id: RawDocumentBuf, events: Vec<usize>) {
+        self.by_id.insert(id.as_bytes().to_vec(), self.wanted.len());
+        self.wanted.push(Wanted { id, events, found: None });
+    }
+
+    /// Whether a document is asked for.
+    pub fn has(&self, id: &RawDocument) -> bool {
+        self.by_id.contains_key(id.as_bytes())
+    }
+
     /// Takes in an answer. What it gives back are the ids to ask for one by one: those of which a document is there
     /// whose id is written otherwise and may still be the same to the server (`1`, `1.0` and `NumberLong(1)` are).
     pub fn found(&mut self, documents: Vec<Doc>) -> Vec<usize> {
@@ -168,7 +180,7 @@ impl Group {
 }
 
 /// `{_id: …}` of a document or of a document key, which may hold a shard key as well.
-fn id_of(doc: &RawDocument) -> Option<RawDocumentBuf> {
+pub(crate) fn id_of(doc: &RawDocument) -> Option<RawDocumentBuf> {
     let id = doc.get("_id").ok().flatten()?;
     let mut key = RawDocumentBuf::new();
     key.append(cstr!("_id"), id);

@@ -11,6 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{
     log::ReadConcern,
     looking::{Decoded, Plan},
+    options::NAMESPACES,
     position::Place,
     reply::Reply,
 };
@@ -78,7 +79,7 @@ pub(super) struct Part {
 
 impl Lookup {
     pub fn new(client: &Client, concern: ReadConcern, namespaces: Option<Globs>) -> Lookup {
-        let finder = Finder { client: client.clone(), concern };
+        let finder = Finder { client: client.clone(), concern, option: NAMESPACES };
         let seen = Timestamp { time: 0, increment: 0 };
         Lookup { finder, namespaces, known: HashMap::new(), most_keys: MOST_KEYS, seen }
     }
@@ -161,11 +162,13 @@ impl Looking {
     }
 }
 
-/// Asks for documents.
+/// Asks for documents by their ids.
 #[derive(Clone)]
-struct Finder {
-    client: Client,
-    concern: ReadConcern,
+pub(crate) struct Finder {
+    pub client: Client,
+    pub concern: ReadConcern,
+    /// The option that names where documents are looked up.
+    pub option: &'static str,
 }
 
 impl Finder {
@@ -194,11 +197,11 @@ impl Finder {
         Ok(Answered { plan, bytes: Some(bytes), seen })
     }
 
-    /// The documents with these ids, as they are at `time` or later.
+    /// The documents with these ids, as they are at `time` or later; at any time, where it is 0.
     ///
     /// It is that bound that keeps out older images, whichever member answers: a secondary shows an entry of the oplog
     /// before it has carried it out, and the read preference may lead to another member than the cursor's.
-    async fn find<'a>(
+    pub async fn find<'a>(
         &self,
         ns: &Namespace,
         ids: impl ExactSizeIterator<Item = &'a RawDocument>,
@@ -218,7 +221,7 @@ impl Finder {
             Ok(None) => Err(Error::transient("MongoDB closed the cursor while looking up full documents")),
             // By now a view has that name.
             Err(e) if code(&e) == Some(168) => Ok(Found { reply: None, more: false, bytes: 0, seen: time }),
-            Err(e) if code(&e) == Some(13) => Err(unreadable(ns)),
+            Err(e) if code(&e) == Some(13) => Err(unreadable(ns, self.option)),
             Err(e) => Err(classify(e, Phase::Lookup)),
         }
     }
@@ -249,7 +252,9 @@ fn command<'a>(
         rawdoc! {"$or": any}
     };
     let mut read_concern = concern.document();
-    read_concern.append(cstr!("afterClusterTime"), time);
+    if time.time > 0 {
+        read_concern.append(cstr!("afterClusterTime"), time);
+    }
     rawdoc! {
         "find": ns.coll(),
         "filter": filter,
@@ -272,24 +277,24 @@ fn is_operator(id: RawBsonRef<'_>) -> bool {
     }
 }
 
-fn unreadable(ns: &Namespace) -> Error {
+fn unreadable(ns: &Namespace, option: &str) -> Error {
     Error::operator(format!("the user may not read `{ns}`, where full documents are to be looked up"))
-        .hint(grant(ns.db()))
+        .hint(grant(ns.db(), option))
 }
 
-/// How to mend a missing privilege.
-pub(super) fn grant(db: &str) -> String {
+/// How to mend a missing privilege. `option` names where documents are looked up.
+pub(super) fn grant(db: &str, option: &str) -> String {
     format!(
-        "grant it: db.getSiblingDB(\"admin\").grantRolesToUser(USER, [{{role: \"read\", db: {db:?}}}]), or name in full_document_namespaces only what it may read"
+        "grant it: db.getSiblingDB(\"admin\").grantRolesToUser(USER, [{{role: \"read\", db: {db:?}}}]), or name in {option} only what it may read"
     )
 }
 
 /// What a `find` gave.
-struct Found {
+pub(crate) struct Found {
     reply: Option<Reply>,
     /// There are more documents than fit into a reply.
-    more: bool,
-    bytes: usize,
+    pub more: bool,
+    pub bytes: usize,
     seen: Timestamp,
 }
 
@@ -301,7 +306,7 @@ impl Found {
         Ok(Found { reply: Some(Reply::read(reply)?), more, bytes, seen })
     }
 
-    fn documents(&self) -> Result<Vec<Doc>> {
+    pub fn documents(&self) -> Result<Vec<Doc>> {
         self.reply.iter().flat_map(|reply| reply.entries(0)).collect()
     }
 }

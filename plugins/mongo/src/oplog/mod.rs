@@ -5,13 +5,14 @@ mod echoes;
 mod findings;
 mod gathering;
 mod log;
-mod looking;
-mod lookup;
+pub(crate) mod looking;
+pub(crate) mod lookup;
 mod options;
 mod position;
-mod readable;
+pub(crate) mod readable;
 mod reply;
 mod tail;
+mod wanted;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,8 @@ use async_trait::async_trait;
 use bson::Timestamp;
 use mongodb::Client;
 use oplogue_api::{
-    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Source, StartAt, oplog::OpTime,
+    Batch, Error, ErrorKind, Finding, Interest, Position, Registry, Result, Share, Source, StartAt, Supply,
+    oplog::OpTime,
 };
 
 // The replicator reads the log of its peer.
@@ -31,14 +33,16 @@ pub(crate) use self::{
 };
 use self::{
     lookup::Lookup,
-    options::{FIELDS, Settings, Wanted},
+    options::{FIELDS, FullDocument, Settings, Wanted},
     position::Place,
     tail::{Pace, Tail},
+    wanted::Wanted as Entries,
 };
 use crate::{
     client::{connect, hang_up, hello, standalone},
     errors::Phase,
     identity::identity,
+    pushdown,
     start::Start,
 };
 
@@ -125,6 +129,10 @@ fn rfc3339(ts: Timestamp) -> String {
 
 #[async_trait]
 impl Source for Oplog {
+    fn looks_up(&self) -> bool {
+        self.settings.full_document == options::FullDocument::UpdateLookup
+    }
+
     async fn open(&mut self, from: StartAt<'_>, interest: &Interest) -> Result<Position> {
         self.tail = None;
         let client = self.client().await?;
@@ -143,6 +151,10 @@ impl Source for Oplog {
             include_system: self.settings.include_system,
             replicated: interest.replicated,
         };
+        let entries = match Entries::new(interest, self.settings.include_system).filter(|_| self.settings.push_down) {
+            Some(entries) => log.can_restrict(entries).await?,
+            None => None,
+        };
         let mut attempts = 0;
         let tail = loop {
             let place = match from {
@@ -153,7 +165,7 @@ impl Source for Oplog {
             };
             attempts += 1;
             let lookup = self.lookup(&client)?;
-            match Tail::open(log.clone(), place, deployment.clone(), pace, lookup).await {
+            match Tail::open(log.clone(), place, deployment.clone(), pace, entries.clone(), lookup).await {
                 // The oldest entry was truncated since it was asked for: the next one is the oldest now. Nobody had a position.
                 Err(e) if e.kind() == ErrorKind::PositionLost && !matches!(from, StartAt::Position(_)) => {
                     if attempts == 5 {
@@ -179,6 +191,16 @@ impl Source for Oplog {
                 Err(e)
             }
         }
+    }
+
+    fn supply(&self) -> Supply {
+        let never_after_of_updates = matches!(self.settings.full_document, FullDocument::Default);
+        Supply { never_before: true, never_after_of_updates, ..Supply::default() }
+    }
+
+    fn shares(&self, interest: &Interest) -> Vec<Share> {
+        let share = if self.settings.push_down { pushdown::oplog_share } else { Share::here };
+        interest.selections.iter().map(share).collect()
     }
 
     async fn check(&mut self) -> Vec<Finding> {

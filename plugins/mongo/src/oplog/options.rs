@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::log::ReadConcern;
 use crate::{client::check_uri, globs::Globs, start::Start};
 
-const NAMESPACES: &str = "full_document_namespaces";
+pub(super) const NAMESPACES: &str = "full_document_namespaces";
 
 pub(super) const FIELDS: &[Field] = &[
     Field::new("uri", FieldType::String, "The replica set, as a MongoDB connection string").required().secret(),
@@ -40,6 +40,12 @@ pub(super) const FIELDS: &[Field] = &[
         FieldType::Strings,
         "Where full documents are looked up: globs of `database.collection` such as \"app.*\"",
     ),
+    Field::new(
+        "push_down",
+        FieldType::Bool,
+        "Whether the server evaluates what it can of the filters at the head of the route, so that the rest never comes",
+    )
+    .default("true"),
 ];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -67,6 +73,8 @@ pub(super) struct Settings {
     #[serde(default)]
     pub full_document: FullDocument,
     full_document_namespaces: Option<Vec<String>>,
+    #[serde(default = "yes")]
+    pub push_down: bool,
 }
 
 /// Where full documents are looked up.
@@ -105,6 +113,10 @@ impl Settings {
             (FullDocument::UpdateLookup, Some(patterns)) => Globs::new(NAMESPACES, patterns).map(Wanted::In),
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_batch_size() -> u32 {

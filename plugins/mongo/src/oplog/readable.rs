@@ -3,16 +3,17 @@
 use mongodb::Client;
 use oplogue_api::{Error, Finding, Result};
 
-use super::{lookup::grant, options::Wanted};
-use crate::check::privileges;
+use super::lookup::grant;
+use crate::{check::privileges, globs::Globs};
 
-/// Adds what is to be said about the namespaces in which full documents are looked up.
-pub(super) async fn readable(client: &Client, wanted: &Wanted, findings: &mut Vec<Finding>) -> Result<()> {
-    let patterns: Vec<String> = match wanted {
-        Wanted::Nowhere => return Ok(()),
-        Wanted::Everywhere => vec!["*".into()],
-        Wanted::In(globs) => globs.patterns().collect(),
-    };
+/// Adds what is to be said about the namespaces in which full documents are looked up, by globs; `None`: in all. `option` names them.
+pub(crate) async fn readable(
+    client: &Client,
+    globs: Option<&Globs>,
+    option: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let patterns: Vec<String> = globs.map_or_else(|| vec!["*".into()], |globs| globs.patterns().collect());
     let Some(privileges) = privileges(client).await? else { return Ok(()) };
     let may = |db: Option<&str>, coll: Option<&str>| privileges.iter().any(|p| p.allows("find") && p.covers(db, coll));
     let mut all = true;
@@ -26,16 +27,16 @@ pub(super) async fn readable(client: &Client, wanted: &Wanted, findings: &mut Ve
         findings.push(match (db, coll) {
             (Some(db), Some(_)) => {
                 Error::operator(format!("the user may not read `{pattern}`, where full documents are to be looked up"))
-                    .hint(grant(db))
+                    .hint(grant(db, option))
                     .into()
             }
             (Some(db), None) => Finding::warning(
                 format!("the user may not read all of `{pattern}`: an update where it may not stops the route"),
-                grant(db),
+                grant(db, option),
             ),
             (None, _) => Finding::warning(
                 "the user may not read every database: an update where it may not stops the route",
-                "grant the role `readAnyDatabase` on `admin`, or name in full_document_namespaces only what the user may read",
+                format!("grant the role `readAnyDatabase` on `admin`, or name in {option} only what the user may read"),
             ),
         });
     }

@@ -13,11 +13,12 @@ use super::{
     ahead::Ahead,
     echoes::{Echoes, Form},
     gathering::{Gathering, Part},
-    log::{Log, op_time},
+    log::{EntryPart, Log, op_time},
     looking::Decoded,
     lookup::{Looking, Lookup},
     position::Place,
     reply::Reply,
+    wanted::Wanted,
 };
 use crate::{
     client::reply,
@@ -45,6 +46,8 @@ pub(super) struct Tail {
     log: Log,
     cursor: Ahead,
     pace: Pace,
+    /// The entries that the server leaves out are of no concern to the route.
+    wanted: Option<Wanted>,
     decoder: Decoder,
     echoes: Echoes,
     deployment: Option<String>,
@@ -84,15 +87,16 @@ enum Reached {
 impl Tail {
     /// Opens a cursor at `place` and makes sure that the entry there is the one that was there.
     ///
-    /// With `lookup`, updates bring the documents as they are now.
+    /// With `wanted`, not all entries are read. With `lookup`, updates bring the documents as they are now.
     pub async fn open(
         log: Log,
         place: Place,
         deployment: Option<String>,
         pace: Pace,
+        wanted: Option<Wanted>,
         lookup: Option<Lookup>,
     ) -> Result<Tail> {
-        let (cursor, first) = begin(&log, place, pace, Form::Whole).await?;
+        let (cursor, first) = begin(&log, place, pace, Form::Whole, wanted.as_ref()).await?;
         let can_cut = pace.replicated == Replicated::Markers && log.can_cut().await?;
         let (next, head) = (usize::from(!place.first), first.head);
         let pending = Some(Pending { reply: first, next, gathering: None });
@@ -101,6 +105,7 @@ impl Tail {
             log,
             cursor,
             pace,
+            wanted,
             decoder,
             echoes: Echoes::new(can_cut),
             deployment,
@@ -127,8 +132,14 @@ impl Tail {
                 self.turn(form).await?;
             }
             if self.pending.is_none() {
-                let reply = self.read().await?;
+                let Some(reply) = self.read().await? else { return Ok(self.beat(0)) };
                 self.head = self.head.max(reply.head);
+                if let Some(looked) = reply.looked
+                    && reply.is_empty()
+                {
+                    self.pass(looked).await?;
+                    return Ok(self.beat(reply.bytes));
+                }
                 self.pending = Some(Pending { reply, next: 0, gathering: None });
             }
             let began = self.place;
@@ -153,7 +164,7 @@ impl Tail {
     /// Has the entries come in another form from here on. Nothing is lost when it is dropped half-way: the cursor that is there
     /// stays.
     async fn turn(&mut self, form: Form) -> Result<()> {
-        let (cursor, reply) = begin(&self.log, self.place, self.pace, form).await?;
+        let (cursor, reply) = begin(&self.log, self.place, self.pace, form, self.wanted.as_ref()).await?;
         tracing::debug!(?form, "the oplog is read in another form");
         self.cursor = cursor;
         self.deadline = None;
@@ -163,7 +174,27 @@ impl Tail {
         Ok(())
     }
 
-    async fn read(&mut self) -> Result<Reply> {
+    /// A batch without events.
+    fn beat(&self, bytes: usize) -> Batch {
+        let end = self.position();
+        Batch { events: Vec::new(), bad: Vec::new(), head: self.head.max(end.time), end, bytes }
+    }
+
+    /// The server has found nothing that is wanted up to this entry.
+    ///
+    /// Only an empty reply says so: in another one, the server may have read an entry for which there was no room.
+    async fn pass(&mut self, looked: Timestamp) -> Result<()> {
+        if looked > self.place.at.ts
+            // A place has the term of its entry. Another member may not have it yet: then the place stays for now.
+            && let Some(entry) = self.log.entry(looked, EntryPart::Link, Phase::Read).await?
+        {
+            self.place = Place::behind(op_time(&entry)?);
+        }
+        Ok(())
+    }
+
+    /// The next reply; `None` while the server is looking for what is wanted.
+    async fn read(&mut self) -> Result<Option<Reply>> {
         loop {
             let wait = self.pace.wait;
             // Kept across calls: a caller that gives up early each time must not put the limit off for ever.
@@ -171,12 +202,21 @@ impl Tail {
             let answer = tokio::time::timeout_at(deadline, self.cursor.next()).await;
             self.deadline = None;
             match answer {
-                Err(_) => return Err(Error::transient("MongoDB stopped answering")),
-                Ok(Some(batch)) => return Reply::read(reply(batch.map_err(|e| classify(e, Phase::Read))?)?),
+                // It may have much to look through until it finds something.
+                Err(_) if self.wanted.is_some() => {
+                    let ping = tokio::time::timeout(PATIENCE, self.log.ping()).await;
+                    self.head = self.head.max(ping.map_err(|_| silent())??);
+                    return Ok(None);
+                }
+                Err(_) => return Err(silent()),
+                Ok(Some(batch)) => {
+                    return Reply::read(reply(batch.map_err(|e| classify(e, Phase::Read))?)?).map(Some);
+                }
                 // A tailing cursor on an empty collection ends at once.
                 Ok(None) if self.place.at.is_null() => {
                     tokio::time::sleep(wait).await;
-                    let cursor = self.log.tail(self.place.at.ts, self.pace.batch, wait, self.echoes.form).await?;
+                    let (from, form) = (self.place.at.ts, self.echoes.form);
+                    let cursor = self.log.tail(from, self.pace.batch, wait, form, self.wanted.as_ref()).await?;
                     self.cursor = cursor.ok_or_else(overtaken)?;
                 }
                 Ok(None) => return Err(Error::transient("MongoDB closed the cursor")),
@@ -271,9 +311,17 @@ fn decode(
 }
 
 /// Opens a cursor at `place` and makes sure that the entry there is the one that was there. Gives the first reply too.
-async fn begin(log: &Log, place: Place, pace: Pace, form: Form) -> Result<(Ahead, Reply)> {
+async fn begin(log: &Log, place: Place, pace: Pace, form: Form, wanted: Option<&Wanted>) -> Result<(Ahead, Reply)> {
     let phase = Phase::Resume;
-    let Some(mut cursor) = log.tail(place.at.ts, pace.batch, pace.wait, form).await? else {
+    if wanted.is_some() && !place.at.is_null() {
+        // The cursor would look for the next wanted entry, however far that is, before it showed that this one is not there.
+        let found = log.entry(place.at.ts, EntryPart::Link, phase).await?;
+        if found.is_none() {
+            let next = log.at_or_after(place.at.ts, phase).await?;
+            return Err(missing(log, place.at, next.map(|next| next.at)).await);
+        }
+    }
+    let Some(mut cursor) = log.tail(place.at.ts, pace.batch, pace.wait, form, wanted).await? else {
         return Err(match log.oldest(phase).await? {
             Some(oldest) if oldest.at.ts > place.at.ts => rolled_over(),
             _ => overtaken(),
@@ -312,6 +360,10 @@ async fn missing(log: &Log, at: OpTime, found: Option<OpTime>) -> Error {
     }
     Error::position_lost("the entry at the position is no longer in the oplog: it was rolled back after an election")
         .hint("events that were rolled back may have been delivered: bring the destination up to date by other means, then `oplogue position set FILE ROUTE --now`, or on_position_lost = \"from-now\"; read_concern = \"majority\" never delivers such events")
+}
+
+fn silent() -> Error {
+    Error::transient("MongoDB stopped answering")
 }
 
 fn overtaken() -> Error {

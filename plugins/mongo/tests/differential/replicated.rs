@@ -2,7 +2,9 @@
 
 use bson::{Document, doc};
 use mongodb::{Client, ClientSession, Collection};
-use oplogue_api::{ErrorKind, Event, Interest, MARKERS, Op, Position, Replicated, StartAt};
+use oplogue_api::{
+    ErrorKind, Event, Interest, MARKERS, NamespacePattern, Op, Position, Replicated, Selection, StartAt,
+};
 use oplogue_testkit::{
     servers::{self, Mongo, MongoOptions},
     unique,
@@ -14,6 +16,9 @@ const SOURCES: [&str; 2] = ["mongo-oplog", "mongo-change-stream"];
 const ALL: [Replicated; 3] = [Replicated::AsWrites, Replicated::Markers, Replicated::MarkersAndWrites];
 /// Small batches: many places to resume from.
 const TOML: &str = "await = \"50ms\"\nbatch_size = 2\n";
+
+/// What is appended to the line of an event that says a replicator wrote it.
+const REPLICATED: &str = " by a replicator";
 
 /// A write of the workload.
 #[derive(Clone, Copy)]
@@ -119,13 +124,14 @@ impl Work {
     async fn commit(&mut self, mut session: ClientSession, writes: &[W]) {
         session.commit_transaction().await.expect("commit");
         for (expected, replicated) in self.expected.iter_mut().zip(ALL) {
+            let told = if matches!(writes.first(), Some(Marker(_))) { REPLICATED } else { "" };
             if let (Some(Marker(seq)), true) = (writes.first(), replicated != Replicated::AsWrites) {
-                expected.push(format!("marker {seq}"));
+                expected.push(format!("marker {seq}{told}"));
                 if replicated == Replicated::Markers {
                     continue;
                 }
             }
-            expected.extend(writes.iter().filter_map(|w| Work::line(*w)));
+            expected.extend(writes.iter().filter_map(|w| Work::line(*w)).map(|line| line + told));
         }
     }
 
@@ -145,12 +151,13 @@ impl Work {
     fn lines(&self, events: &[Event]) -> Vec<String> {
         let mine = events.iter().filter(|e| !e.op.is_barrier()).filter_map(|e| {
             let id = id_of(e.key.as_ref().expect("a key"));
+            let told = if e.is_replicated() { REPLICATED } else { "" };
             if e.ns.as_str() == MARKERS {
                 let mine = id.as_str() == Some(&format!("{}->b", self.db));
                 let after = document(e.after.as_ref().expect("a marker comes whole"));
-                return mine.then(|| format!("marker {}", after.get_i32("seq").expect("seq")));
+                return mine.then(|| format!("marker {}{told}", after.get_i32("seq").expect("seq")));
             }
-            (e.ns.db() == self.db).then(|| format!("{} {} {id}", e.op.name(), e.ns.coll()))
+            (e.ns.db() == self.db).then(|| format!("{} {} {id}{told}", e.op.name(), e.ns.coll()))
         });
         mine.collect()
     }
@@ -167,7 +174,9 @@ impl Work {
 }
 
 async fn open(kind: &str, uri: &str, replicated: Replicated, from: StartAt<'_>) -> Reader {
-    Reader::try_open_with(kind, uri, TOML, from, Interest { replicated }).await.expect("the source opens")
+    Reader::try_open_with(kind, uri, TOML, from, Interest { replicated, ..Interest::default() })
+        .await
+        .expect("the source opens")
 }
 
 /// A reader for each source and interest, at the end of what is there.
@@ -176,6 +185,12 @@ async fn readers(uri: &str) -> Vec<(&'static str, usize, Reader)> {
     for kind in SOURCES {
         for (n, replicated) in ALL.into_iter().enumerate() {
             readers.push((kind, n, open(kind, uri, replicated, StartAt::Now).await));
+            // What filters leave on the server changes nothing of it. The databases of this file begin like that.
+            let mine = NamespacePattern { text: "echo*.*".to_owned(), is_regex: false, negated: false };
+            let selection = Selection { namespaces: vec![mine], ..Selection::default() };
+            let interest = Interest { replicated, selections: vec![selection], origins: true };
+            let narrow = Reader::try_open_with(kind, uri, TOML, StartAt::Now, interest).await;
+            readers.push((kind, n, narrow.expect("the source opens")));
         }
     }
     readers
@@ -333,12 +348,16 @@ async fn a_stream_that_cannot_see_the_markers_is_refused() {
     let mongo = servers::mongo().await;
     for toml in ["database = \"a\"", "database = \"a\"\ncollection = \"b\""] {
         for replicated in [Replicated::Markers, Replicated::MarkersAndWrites] {
-            let interest = Interest { replicated };
+            let interest = Interest { replicated, ..Interest::default() };
             let opened = Reader::try_open_with(SOURCES[1], &mongo.uri(), toml, StartAt::Now, interest).await;
             let Err(e) = opened.map(|_| ()) else { panic!("{toml} {replicated:?}") };
             assert_eq!((e.kind(), e.field()), (ErrorKind::Operator, Some("database")), "{e}");
             assert!(e.get_hint().is_some_and(|hint| hint.contains("whole deployment")), "{e}");
         }
         assert!(Reader::try_open(SOURCES[1], &mongo.uri(), toml, StartAt::Now).await.is_ok());
+        let asks = Interest { origins: true, ..Interest::default() };
+        let opened = Reader::try_open_with(SOURCES[1], &mongo.uri(), toml, StartAt::Now, asks).await;
+        let Err(e) = opened.map(|_| ()) else { panic!("{toml}") };
+        assert!(e.field() == Some("database") && e.message().contains("`origin`"), "{e}");
     }
 }

@@ -46,6 +46,7 @@ pub fn transform<H: TransformHarness + ?Sized>(h: &H) -> Report {
     report.add("T5", t5_it_is_a_function_of_each_event(h));
     report.add("T6", t6_bad_events_are_kept_in_place(h));
     report.add("T7", t7_ids_come_from_the_batch(h));
+    report.add("T8", t8_what_passes_is_selected(h));
     report
 }
 
@@ -289,6 +290,24 @@ pub fn t7_ids_come_from_the_batch<H: TransformHarness + ?Sized>(h: &H) -> Tested
             event.id(),
             event.op.name()
         );
+    }
+    Tested::Holds
+}
+
+/// T8: what `selection` says of a transform holds: nothing passes that is not selected (by operation; the kit evaluates no patterns and
+/// queries), what passes is as it came, and nothing becomes bad where nothing is refused.
+pub fn t8_what_passes_is_selected<H: TransformHarness + ?Sized>(h: &H) -> Tested {
+    let Some(selection) = h.transform().selection() else { return Tested::Holds };
+    for seed in 0..5 {
+        let log = log(seed, 120);
+        let came: std::collections::HashSet<String> = told(&[batch_of(&log)]).0.into_iter().collect();
+        let after = run("T8", h, &log);
+        for event in after.events.iter().filter(|e| !matches!(e.op, Op::Gap | Op::DeadLetter)) {
+            must!("T8", selection.has(event.op), "{} {} passed and is not selected", event.op.name(), event.id());
+        }
+        let refused = after.bad.iter().filter(|bad| bad.event.is_some()).count();
+        must!("T8", refused == 0 || selection.refuses, "{refused} events were refused, and `refuses` is not said");
+        must!("T8", told(&[after]).0.iter().all(|event| came.contains(event)), "an event passed that was edited");
     }
     Tested::Holds
 }

@@ -1,4 +1,4 @@
-use oplogue_api::{Batch, Finding, Interest, Position, Result, Source, StartAt, async_trait};
+use oplogue_api::{Batch, Finding, Interest, Position, Result, Share, Source, StartAt, Supply, async_trait};
 
 use super::{Fault, Schedule, schedule::lost_reply};
 
@@ -48,6 +48,14 @@ impl Source for FaultySource {
             return Err(lost_reply(kind, "next"));
         }
         Ok(batch)
+    }
+
+    fn supply(&self) -> Supply {
+        self.inner.supply()
+    }
+
+    fn shares(&self, interest: &Interest) -> Vec<Share> {
+        self.inner.shares(interest)
     }
 
     async fn committed(&mut self, upto: &Position) -> Result<()> {

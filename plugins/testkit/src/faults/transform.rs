@@ -1,4 +1,4 @@
-use oplogue_api::{Batch, Result, Transform, async_trait};
+use oplogue_api::{Batch, Finding, Footprint, Result, Selection, Transform, async_trait};
 
 use super::{
     Fault, Schedule,
@@ -22,6 +22,21 @@ impl FaultyTransform {
 impl Transform for FaultyTransform {
     async fn prepare(&mut self, batch: &Batch) -> Result<()> {
         self.inner.prepare(batch).await
+    }
+    async fn check(&mut self) -> Vec<Finding> {
+        self.inner.check().await
+    }
+
+    fn selection(&self) -> Option<Selection> {
+        self.inner.selection()
+    }
+
+    fn footprint(&self) -> Footprint {
+        self.inner.footprint()
+    }
+
+    fn asks_origin(&self) -> bool {
+        self.inner.asks_origin()
     }
 
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {

@@ -89,7 +89,8 @@ impl MemoryLog {
     pub fn push_txn(&self, events: Vec<Event>) -> EventId {
         self.change(|s| {
             s.transactions += 1;
-            let txn = Txn { lsid: super::key_of(self.0.deployment.as_str()), number: s.transactions };
+            let txn =
+                Txn { lsid: super::key_of(self.0.deployment.as_str()), number: s.transactions, replicated: false };
             s.push(events, Some(Arc::new(txn)))
         })
     }

@@ -241,7 +241,7 @@ async fn of_a_replicators_transactions_the_marker_alone_is_replayed() {
     ] {
         let read = async |from: StartAt<'_>| {
             let mut source = source(&path, 2);
-            source.open(from, &Interest { replicated }).await.unwrap();
+            source.open(from, &Interest { replicated, ..Interest::default() }).await.unwrap();
             drain(&mut source).await.0
         };
         let batches = read(StartAt::Configured).await;

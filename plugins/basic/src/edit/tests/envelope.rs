@@ -31,7 +31,7 @@ fn every_operation_has_its_envelope() {
     let change = Change::ChangeStream(raw(&doc! {
         "updatedFields": {"a.0": 1}, "removedFields": ["b"], "truncatedArrays": [{"field": "c", "newSize": 2}],
     }));
-    let txn = Some(Arc::new(Txn { lsid: raw(&doc! {"id": 1}), number: 3 }));
+    let txn = Some(Arc::new(Txn { lsid: raw(&doc! {"id": 1}), number: 3, replicated: false }));
     let full = Event { before: Some(raw(&doc! {"_id": 1})), wall: Some(1234), txn, ..update(change) };
     let out = one(&mut *make("envelope", "name = 'main'").unwrap(), full.clone()).unwrap();
     assert!(out.before.is_none() && out.change.is_none() && out.op == Op::Update && out.id() == full.id());

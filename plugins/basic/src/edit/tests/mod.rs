@@ -5,6 +5,7 @@ mod paths;
 mod properties;
 mod reference;
 mod set;
+mod unwrap;
 
 use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use oplogue_api::{Batch, Change, Context, Doc, Event, Namespace, Op, Options, Position, Registry, Result, Transform};

@@ -73,7 +73,7 @@ fn marker(node: &str, peer: &str) -> Marker {
 
 /// A transaction: the marker, and what else is in it.
 fn transaction(marker: &Marker, others: Vec<Event>) -> Vec<Event> {
-    let txn: Arc<Txn> = Arc::new(Txn { lsid: Doc::empty(), number: 1 });
+    let txn: Arc<Txn> = Arc::new(Txn { lsid: Doc::empty(), number: 1, replicated: false });
     let after = RawDocumentBuf::try_from(&marker.encode()).unwrap();
     let first = Event {
         after: Some(after.into()),

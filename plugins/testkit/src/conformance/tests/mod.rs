@@ -63,6 +63,6 @@ fn the_contract_and_the_kit_name_the_same_clauses() {
     ];
     let tests = kit.iter().flat_map(|text| names(text, "pub async fn ").into_iter().chain(names(text, "pub fn ")));
     let tests: std::collections::BTreeSet<String> = tests.collect();
-    assert_eq!(tests.len(), 19 + 7 + 14 + 14);
+    assert_eq!(tests.len(), 19 + 8 + 14 + 14);
     assert_eq!(names(contract, "| `"), tests);
 }

@@ -1,5 +1,5 @@
 use bson::{Timestamp, doc};
-use oplogue_api::{BadEvent, Batch, Error, Op, Result, Transform};
+use oplogue_api::{BadEvent, Batch, Error, Op, Result, Selection, Transform};
 
 use super::violates;
 use crate::{
@@ -29,6 +29,9 @@ enum Wrong {
     MakesBarriers,
     Panics,
     Fails,
+    SelectsLess,
+    Edits,
+    RefusesUntold,
 }
 use Wrong::*;
 
@@ -44,6 +47,14 @@ fn sample(wrong: Wrong) -> impl Fn() -> Box<dyn Transform> {
 }
 
 impl Transform for Sample {
+    fn selection(&self) -> Option<Selection> {
+        Some(Selection {
+            operations: (self.wrong == SelectsLess).then(|| vec![Op::Insert]),
+            refuses: self.wrong != RefusesUntold,
+            ..Selection::default()
+        })
+    }
+
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         let wrong = self.wrong;
         match wrong {
@@ -96,6 +107,7 @@ impl Transform for Sample {
                     event.after = Some(insert("a.b", doc! {"_id": self.held.len() as i64}).raw);
                 }
             }
+            Edits => kept.iter_mut().for_each(|e| e.after = None),
             MakesIds => kept.iter_mut().for_each(|e| e.index += 100),
             MakesBarriers => {
                 for event in kept.iter_mut().filter(|e| e.op == Op::Delete) {
@@ -121,7 +133,7 @@ impl Transform for Nothing2 {
 #[test]
 fn a_good_transform_keeps_every_clause() {
     let report = conformance::transform(&sample(Nothing));
-    assert_eq!((report.held.len(), report.skipped.len()), (7, 0));
+    assert_eq!((report.held.len(), report.skipped.len()), (8, 0));
     let _ = conformance::transform(&|| Box::new(Nothing2) as Box<dyn Transform>);
 }
 
@@ -142,4 +154,5 @@ mutants! {
     t5_fails: "T5" t5_it_is_a_function_of_each_event => [Counts, EverySecond, HoldsBack];
     t6_fails: "T6" t6_bad_events_are_kept_in_place => [ForgetsBad, MisplacesBad, BadIsBug];
     t7_fails: "T7" t7_ids_come_from_the_batch => [MakesIds, MakesBarriers];
+    t8_fails: "T8" t8_what_passes_is_selected => [SelectsLess, Edits, RefusesUntold];
 }
