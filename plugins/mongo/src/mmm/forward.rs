@@ -400,7 +400,7 @@ mod tests {
     /// What a transaction has brought is known to the node when all of it is there, and not before.
     #[test]
     fn the_node_knows_of_a_transaction_when_it_has_ended() {
-        let txn = Arc::new(Txn { lsid: Doc::empty(), number: 1 });
+        let txn = Arc::new(Txn { lsid: Doc::empty(), number: 1, replicated: true });
         let after = RawDocumentBuf::try_from(&marker().encode()).unwrap();
         let event = |op, ns: &str, n| Event {
             txn: Some(Arc::clone(&txn)),
