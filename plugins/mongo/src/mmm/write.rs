@@ -13,7 +13,7 @@ use super::{
     origin::{document, raw},
     records::{self, By},
     state::{Peer, State},
-    statements::{Applied, Commands, Kind, Serial, delete, filter, replace},
+    statements::{Applied, Commands, Kind, Serial, delete, filter},
     subjects::Subjects,
     txn::{Failure, Transaction},
     window::Run,
@@ -64,8 +64,8 @@ impl Peer {
     }
 
     /// Where the link forwards, everything that stays has to be seen in the log, to go on from there; and the server has to notice when
-    /// another link writes the same document. So what changes nothing is written all the same: a document as it is, and one that is
-    /// not there is made and deleted. Where the peer does not take that, the marker names it.
+    /// another link writes the same document. So what changes nothing is written all the same: a document is deleted and made again, and
+    /// one that is not there is made and deleted. Where the peer does not take that, the marker names it.
     pub(super) async fn touch(
         &self,
         transaction: &mut Transaction<'_>,
@@ -80,7 +80,8 @@ impl Peer {
                 continue;
             }
             let statements = match &subject.before {
-                Some(before) => vec![replace(&subject.key, before)?],
+                // A replacement by the very same is not logged.
+                Some(before) => vec![delete(&subject.key)?, Applied::Statement(Kind::Insert, before.clone())],
                 None => {
                     let only = filter(&subject.key)?;
                     vec![Applied::Statement(Kind::Insert, only), delete(&subject.key)?]
