@@ -11,7 +11,7 @@ use oplogue_testkit::{
 use crate::process::Oplogue;
 
 /// The first block of a kind below a heading of the page.
-fn block(heading: &str, kind: &str) -> String {
+pub fn block(heading: &str, kind: &str) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/replication.md");
     let page = fs::read_to_string(page).unwrap();
     let (_, section) = page.split_once(heading).expect("the heading is there");

@@ -22,9 +22,9 @@ use crate::process::Oplogue;
 /// The oplog: large enough that nothing of a test falls out of it.
 const OPLOG_MB: u32 = 990;
 
-/// One of three replica sets that the tests of this module share: keep to a database and to node names of your own.
+/// One of four replica sets that the tests of this module share: keep to a database and to node names of your own.
 pub async fn shared(n: usize) -> &'static Mongo {
-    static SETS: [OnceCell<&'static Mongo>; 3] = [const { OnceCell::const_new() }; 3];
+    static SETS: [OnceCell<&'static Mongo>; 4] = [const { OnceCell::const_new() }; 4];
     SETS[n].get_or_init(|| set("6.0.5", 1)).await
 }
 
@@ -63,10 +63,10 @@ impl End {
     }
 }
 
-/// Two or three of the shared sets.
+/// Two to four of the shared sets.
 pub async fn ends(n: usize, kind: &'static str) -> Vec<End> {
     let mut ends = Vec::new();
-    for (n, name) in ["factory", "cloud", "depot"].into_iter().enumerate().take(n) {
+    for (n, name) in ["factory", "cloud", "depot", "works"].into_iter().enumerate().take(n) {
         ends.push(End::new(name, shared(n).await, kind).await);
     }
     ends
@@ -91,7 +91,8 @@ pub struct Logged {
 pub struct Mesh {
     pub db: String,
     pub ends: Vec<End>,
-    links: Vec<(usize, usize)>,
+    /// From where writes come to where: over one link, or where they forward over any number.
+    ways: Vec<(usize, usize)>,
     /// Runs all links.
     pub router: Oplogue,
     config: String,
@@ -142,7 +143,15 @@ impl Mesh {
             );
         }
         let router = Oplogue::new(&config);
-        Mesh { db, ends, links: links.to_vec(), router, config, sentinels: 0, is_of_today: true }
+        let mut ways = links.to_vec();
+        while sink.contains("forward = \"all\"") {
+            let longer = ways.iter().flat_map(|way| links.iter().map(move |link| (way, link)));
+            let longer = longer.filter(|(way, link)| way.1 == link.0 && way.0 != link.1);
+            let longer = longer.map(|(way, link)| (way.0, link.1)).find(|way| !ways.contains(way));
+            let Some(longer) = longer else { break };
+            ways.push(longer);
+        }
+        Mesh { db, ends, ways, router, config, sentinels: 0, is_of_today: true }
     }
 
     /// Another process with the same configuration.
@@ -164,12 +173,12 @@ impl Mesh {
         self.sentinels += 1;
         let id = |end: &End| format!("{} {}", end.name, self.sentinels);
         for (n, end) in self.ends.iter().enumerate() {
-            if self.links.iter().all(|(from, _)| *from != n) {
+            if self.ways.iter().all(|(from, _)| *from != n) {
                 continue;
             }
             self.coll(n, "sentinel").insert_one(doc! {"_id": id(end)}).await.expect("a sentinel");
         }
-        for (from, to) in &self.links {
+        for (from, to) in &self.ways {
             let wanted = doc! {"_id": id(&self.ends[*from])};
             let there = self.coll(*to, "sentinel");
             wait_for(format!("the sentinel of {from} at {to}"), || async {
@@ -189,10 +198,35 @@ impl Mesh {
             for key in different.iter().take(5) {
                 eprintln!("{key}:\n  {}\n  {}", shown(first.get(*key)), shown(other.get(*key)));
             }
-            if !different.is_empty() {
+            if let Some(key) = different.first() {
+                self.show_writes(key).await;
                 self.show_conflicts().await;
             }
             assert!(different.is_empty(), "{} differences at {}, {why}", different.len(), end.name);
+        }
+    }
+
+    /// What the logs say of a document, by its name in what the ends hold: in transactions of links, whose marker it is.
+    async fn show_writes(&self, key: &str) {
+        for (n, end) in self.ends.iter().enumerate() {
+            for Logged { entry, op, is_applied } in self.log(n).await {
+                let of = |field: &str| op.get_document(field).ok().and_then(|o| o.get("_id")).cloned();
+                let (_, coll) = text(&op, "ns").split_once('.').unwrap_or_default();
+                let Some(id) = of("o2").or_else(|| of("o")) else { continue };
+                let id = RawDocumentBuf::try_from(&doc! {"_id": id}).expect("a document");
+                if format!("{coll} {:?}", id.get("_id")) != key {
+                    continue;
+                }
+                let marker = entry.get_document("o").and_then(|o| o.get_array("applyOps")).ok();
+                let marker =
+                    marker.and_then(|all| all.first()?.as_document()?.get_document("o").ok()).filter(|_| is_applied);
+                let link = marker.map(|marker| text(marker, "_id")).unwrap_or_default();
+                let origins = marker.and_then(|marker| marker.get_document("forward").ok());
+                let origins: String = origins.map(|of| of.to_string()).unwrap_or_default().chars().take(1000).collect();
+                let change: String = op.get("o").map(Bson::to_string).unwrap_or_default().chars().take(300).collect();
+                let time = entry.get_timestamp("ts").unwrap_or(Timestamp { time: 0, increment: 0 });
+                eprintln!("log of {} at {time:?}: {link} {} {change}   {origins}", end.name, text(&op, "op"));
+            }
         }
     }
 
@@ -258,7 +292,7 @@ impl Mesh {
         }
         for (to, [_, applied]) in all.iter().enumerate() {
             let mut written = Ops::default();
-            for (from, _) in self.links.iter().filter(|link| link.1 == to) {
+            for (from, _) in self.ways.iter().filter(|way| way.1 == to) {
                 let [own, _] = all[*from];
                 written.inserts += own.inserts;
                 written.updates += own.updates;
@@ -361,6 +395,10 @@ async fn content(client: &Client, db: &str) -> BTreeMap<String, Thing> {
         for index in indexes {
             let of = index.get_str("name").unwrap_or_default().to_owned();
             all.insert(format!("{name} index {of}"), Thing::Settings(index));
+        }
+        // Those of the test itself go only as far as the links.
+        if name == "sentinel" {
+            continue;
         }
         let raw = db.collection::<RawDocumentBuf>(&name);
         let documents: Vec<RawDocumentBuf> =

@@ -4,6 +4,7 @@ mod acceptance;
 mod bad_input;
 mod clocks;
 mod conflicts;
+mod forward;
 mod lost;
 mod merge;
 mod mesh;

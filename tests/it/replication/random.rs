@@ -8,7 +8,7 @@ use super::{
 use crate::support::Chance;
 
 /// Works at the ends in `at`, with keys of their own or the same ones.
-async fn work(mesh: &Mesh, at: &[usize], steps: usize, is_apart: bool, chance: &Chance) {
+pub(super) async fn work(mesh: &Mesh, at: &[usize], steps: usize, is_apart: bool, chance: &Chance) {
     let workers = at.iter().map(|end| {
         let keys = if is_apart { *end as u64 + 1 } else { 0 };
         let mut worker = Worker::new(&mesh.ends[*end].client, &mesh.db, chance.seed() ^ (*end as u64) << 7, keys);
@@ -45,7 +45,7 @@ async fn one_way_from_a_change_stream() {
     one_way(Mesh::new(ends(2, "mongo-change-stream").await, &[(0, 1)], "")).await;
 }
 
-async fn apart(mut mesh: Mesh, at: &[usize]) {
+pub(super) async fn apart(mut mesh: Mesh, at: &[usize]) {
     let chance = Chance::new();
     for end in &mesh.ends {
         unique_index(&end.client, &mesh.db).await;
@@ -102,7 +102,7 @@ async fn with_a_server_of_5_0_by_change_streams() {
 }
 
 /// The same keys at both ends at the same time: the policy decides, and both ends are equal.
-async fn together(mut mesh: Mesh, at: &[usize], policy: &str) {
+pub(super) async fn together(mut mesh: Mesh, at: &[usize], policy: &str) {
     let chance = Chance::new();
     for end in &mesh.ends {
         unique_index(&end.client, &mesh.db).await;

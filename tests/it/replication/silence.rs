@@ -9,7 +9,7 @@ use oplogue_testkit::wait_for;
 use super::mesh::{End, Mesh, newest, set, text};
 
 /// The entries behind `from` that are no no-ops: their namespaces.
-async fn written(client: &Client, from: Timestamp) -> Vec<Document> {
+pub(super) async fn written(client: &Client, from: Timestamp) -> Vec<Document> {
     use futures_util::TryStreamExt;
     let log = client.database("local").collection::<Document>("oplog.rs");
     let found = log.find(doc! {"ts": {"$gt": from}, "op": {"$ne": "n"}}).await.expect("the oplog");
@@ -17,7 +17,7 @@ async fn written(client: &Client, from: Timestamp) -> Vec<Document> {
 }
 
 /// Waits until the log has `n` more no-ops: so many seconds have gone by at the server.
-async fn seconds(client: &Client, n: u64) {
+pub(super) async fn seconds(client: &Client, n: u64) {
     let (log, from) = (client.database("local").collection::<Document>("oplog.rs"), newest(client).await);
     wait_for(format!("{n} no-ops"), || async {
         log.count_documents(doc! {"ts": {"$gt": from}, "op": "n"}).await.expect("the oplog") >= n

@@ -71,7 +71,7 @@ async fn end_of(loads: Vec<Load>) {
     }
 }
 
-async fn killed(mut mesh: Mesh, is_apart: bool) {
+pub(super) async fn killed(mut mesh: Mesh, is_apart: bool) {
     let mut chance = Chance::new();
     mesh.router.start();
     let loads = Load::at_all(&mesh, &chance, is_apart);

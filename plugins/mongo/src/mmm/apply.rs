@@ -12,9 +12,9 @@ use super::{
     names, nested,
     options::Conflicts,
     origin::{Documents, as_bson, raw},
-    records,
+    records::{self, By},
     sight::Sight,
-    state::{Peer, State},
+    state::{Peer, State, is_marker},
     statements::{Applied, Commands, Kind, statement},
     subjects::Subjects,
     txn::{Failure, Transaction},
@@ -42,6 +42,12 @@ pub(super) struct Tactics {
     whole: HashMap<(Place, Timestamp), Whole>,
     /// What the events follow from is not all here, and is not waited for any longer.
     pub is_behind: bool,
+    /// The events end within a transaction of the source.
+    pub is_part: bool,
+    /// Events of which the peer has a part by another way.
+    partly: HashSet<EventId>,
+    /// Documents that a greater write leaves as they are and that cannot be touched: the marker names them.
+    pub same: Words,
     /// What is to be merged met a concurrent write that was too new, once already.
     has_looked_again: bool,
     /// What the peer merges here, and says again.
@@ -108,7 +114,18 @@ impl Peer {
         let mut sight = Sight::new(&state.stream, events, state.is_mesh, &self.settings)?;
         let whole = tactics.whole.values().filter_map(|whole| whole.at).max();
         let words = [&tactics.again, &tactics.waits].map(Words::all);
+        if self.settings.forwards {
+            if !tactics.is_part {
+                sight.stream.end();
+            }
+            self.look_back(state, events, &sight).await?;
+        }
         let mut marker = sight.marker(state, position, whole, words)?;
+        if let Some(forward) = &mut marker.forward {
+            forward.same = tactics.same.all();
+            forward.is_part = tactics.is_part;
+            forward.decides = !tactics.met.is_empty();
+        }
         if events.len() > 1 && marker.words_bytes() > MOST_WORDS {
             let e = Error::transient("what both sides have written is too much for one transaction");
             return Err(Failure::TooLarge(e).into());
@@ -123,6 +140,7 @@ impl Peer {
             }
             sight.known = window.at();
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
+            window.tell_base(&mut marker);
         }
         let mut transaction = Transaction::begin(self.client().await?, &self.session).await?;
         match self.attempt_in(&mut transaction, state, events, &sight, &marker, tactics).await {
@@ -170,6 +188,17 @@ impl Peer {
             if !state.is_mesh && !window.applied().all().is_empty() {
                 // Then the marker has to tell more.
                 state.is_mesh = true;
+                return Err(Retry::Otherwise);
+            }
+        }
+        if self.settings.forwards {
+            let is_left = |(n, event): (usize, &Event)| {
+                let is_wanted = event.key.is_some() && self.settings.wants(&event.ns) && !is_marker(event);
+                !is_wanted || sight.is_left_out(n, &self.settings, state.had())
+            };
+            let is_run_missing = state.window.as_ref().is_some_and(|window| window.is_run_missing);
+            if is_run_missing || events.iter().enumerate().all(is_left) {
+                // All of it has come by another way meanwhile.
                 return Err(Retry::Otherwise);
             }
         }
@@ -232,28 +261,25 @@ impl Peer {
                         writes.beaten.push((hash, conflict.upto));
                         subject.must_change |= conflict.is_new;
                     }
+                    subject.is_won |= matches!(verdict, Verdict::Apply | Verdict::Remote(_));
                     let now = subject.now.take();
                     let link = &self.settings.link;
                     let (clock, _) = sight.of(n);
-                    let is_unknown = self.is_behind(event, tactics) || is_covered;
+                    let is_unknown =
+                        self.is_behind(event, tactics) || is_covered || tactics.partly.contains(&event.id());
                     let is_merged = arbiter::merges(&self.settings, &event.ns);
                     let next = document::apply(event, now.as_deref(), whole, (is_unknown, is_merged), verdict)?;
                     let whole_at = whole.and_then(|whole| whole.at);
                     if let (Now::Is(_) | Now::Differs(..) | Now::Won(..), Some(upto)) = (&next, whole_at) {
                         writes.taken.insert(place, upto);
                     }
+                    let by = By::new(link, sight, n, &self.settings);
                     let (next, won) = match next {
                         Now::Same => (now, true),
                         Now::Is(document) => (document, true),
                         Now::Differs(kind, document) => {
-                            writes.records.push(records::differs(
-                                link,
-                                event,
-                                kind,
-                                clock,
-                                now.as_deref(),
-                                document.as_deref(),
-                            )?);
+                            let versions = (now.as_deref(), document.as_deref());
+                            writes.records.push(records::differs(by, event, kind, clock, versions)?);
                             (document, true)
                         }
                         Now::Partly(kind, document) => {
@@ -261,31 +287,29 @@ impl Peer {
                             is_said &= !tactics.again.note(Word::on(event, key, NOTHING, Audience::All)?)?;
                             if let Some(kind) = kind {
                                 let versions = (now.as_deref(), whole.and_then(|whole| whole.document.as_deref()));
-                                writes
-                                    .records
-                                    .push(records::differs(link, event, kind, clock, versions.0, versions.1)?);
+                                writes.records.push(records::differs(by, event, kind, clock, versions)?);
                             }
                             (Some(document), true)
                         }
                         Now::Won(conflict, document) => {
                             if !document::same(now.as_deref(), document.as_deref()) {
                                 let versions = (now.as_deref(), document.as_deref());
-                                writes.records.push(records::resolved(link, event, clock, &conflict, true, versions)?);
+                                writes.records.push(records::resolved(by, event, clock, &conflict, true, versions)?);
                             }
                             (document, true)
                         }
                         Now::Lost(conflict, document) => {
                             let versions = (now.as_deref(), document.as_deref());
-                            writes.records.push(records::resolved(link, event, clock, &conflict, false, versions)?);
+                            writes.records.push(records::resolved(by, event, clock, &conflict, false, versions)?);
                             (now, false)
                         }
                         Now::Merged(conflict, document, fields) => {
                             let versions = (now.as_deref(), whole.and_then(|whole| whole.document.as_deref()));
-                            writes.records.push(records::merged(link, event, clock, &conflict, &fields, versions)?);
+                            writes.records.push(records::merged(by, event, clock, &conflict, &fields, versions)?);
                             (document, true)
                         }
                         Now::Homeless => {
-                            writes.records.push(records::homeless(link, event, clock)?);
+                            writes.records.push(records::homeless(by, event, clock)?);
                             (now, false)
                         }
                         Now::Wanted(why) => {
@@ -326,6 +350,9 @@ impl Peer {
         };
         subjects.write(&mut commands, |ns| state.serial.contains(ns), finish)?;
         self.write(transaction, state, events, commands, tactics).await?;
+        if self.settings.forwards {
+            self.touch(transaction, events, &mut subjects, tactics).await?;
+        }
         self.write_beside(transaction, &writes).await?;
         Ok(writes)
     }
@@ -356,8 +383,16 @@ impl Peer {
                 plans.push(Plan::Nothing);
                 continue;
             };
+            if sight.is_left_out(n, &self.settings, state.had()) {
+                plans.push(Plan::Nothing);
+                continue;
+            }
             let place = (event.ns.clone(), hash_key(key));
             let hash = Window::hash(&event.ns, key);
+            if sight.is_partly_had(n, state.had()) {
+                again |= tactics.partly.insert(event.id());
+                tactics.read.insert(place.clone());
+            }
             // Even if there is nothing to be done here: elsewhere the word is waited for.
             let mut before = earlier.get(&hash).copied().unwrap_or_default();
             if let Some(base) = arbiter::base(&self.settings, state, &event.ns, hash, sight.of(n).1, before.said)? {
@@ -368,7 +403,8 @@ impl Peer {
                 again |= tactics.again.note(word)?;
             }
             if let Some(code) = tactics.refused.get(&n) {
-                writes.records.push(records::refused(&self.settings.link, event, *code)?);
+                let by = By::new(&self.settings.link, sight, n, &self.settings);
+                writes.records.push(records::refused(by, event, *code)?);
                 writes.outcome.refused += 1;
                 plans.push(Plan::Nothing);
                 continue;
@@ -378,6 +414,13 @@ impl Peer {
                 continue;
             }
             if state.included.get(&place).is_some_and(|at| event.time <= *at) {
+                if self.settings.forwards {
+                    // It is there in the name of an earlier one, and is touched in its own.
+                    again |= tactics.read.insert(place);
+                    let subject = subjects.enter(&event.ns, key);
+                    let subject = subjects.get(subject);
+                    (subject.event, subject.is_won) = (n, true);
+                }
                 plans.push(Plan::Nothing);
                 continue;
             }
@@ -398,7 +441,8 @@ impl Peer {
             if let Verdict::Remote(conflict) = &verdict {
                 earlier.insert(hash, Earlier { beaten: Some(conflict.upto), ..before });
             }
-            let is_unknown = self.is_behind(event, tactics) || state.is_covered(event.time);
+            let is_unknown =
+                self.is_behind(event, tactics) || state.is_covered(event.time) || tactics.partly.contains(&event.id());
             let plan = match verdict {
                 Verdict::Apply if !is_unknown && !tactics.read.contains(&place) => self.plan(event, key, state)?,
                 Verdict::Wait => Plan::Nothing,
@@ -465,6 +509,25 @@ impl Peer {
             for document in transaction.documents(ns.db(), ns.coll(), filter).await? {
                 subjects.found(&ns, document);
             }
+        }
+        Ok(())
+    }
+
+    /// Reads again from further back in the log of the peer, where something comes from a node that has not seen what was forgotten.
+    async fn look_back(&self, state: &mut State, events: &[Event], sight: &Sight) -> Result<()> {
+        let had = state.had().clone();
+        let since = state.marker()?.log.since;
+        let Some(window) = &mut state.window else { return Ok(()) };
+        for (n, event) in events.iter().enumerate() {
+            let Some(made) = sight.made(n).filter(|_| !sight.is_left_out(n, &self.settings, &had)) else { continue };
+            let (_, seen) = sight.of(n);
+            if !window.reaches(seen) {
+                window.reach(self.client().await?, seen).await?;
+            }
+            window.note_origin(&made.node, seen, event.time);
+        }
+        if std::mem::take(&mut window.is_run_missing) {
+            window.ours = self.ddl_times(since.min(window.start())).await?;
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! From a batch of events to transactions: in what pieces, in what order, and what is waited for.
 
 use std::{
+    collections::HashMap,
     future::IntoFuture,
     ops::Range,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -53,15 +54,35 @@ impl Mmm {
                 self.reload(state).await?;
             }
             let part = &events[range.clone()];
-            let is_idle = part.iter().all(|event| state.is_done(event) || !self.concerns(event));
-            if is_idle && !self.is_asked(state, part).await? {
+            tactics.is_part = is_cut(events, range.end);
+            let is_idle = if self.peer.settings.forwards {
+                !self.is_wanted(state, part).await?
+            } else {
+                part.iter().all(|event| state.is_done(event) || !self.concerns(event))
+                    && !self.is_asked(state, part).await?
+            };
+            if is_idle {
                 for marker in part.iter().filter(|event| is_marker(event)) {
                     pass(&mut state.stream, marker, &self.peer.settings.link.node);
+                }
+                if !tactics.is_part {
+                    state.stream.end();
                 }
                 continue;
             }
             let skip = part.iter().take_while(|event| state.is_done(event)).count();
-            if !tactics.is_behind {
+            if self.peer.settings.forwards {
+                for marker in part[..skip].iter().filter(|event| is_marker(event)) {
+                    pass(&mut state.stream, marker, &self.peer.settings.link.node);
+                }
+                if let Some(ready) =
+                    apart(&Sight::new(&state.stream, &part[skip..], false, &self.peer.settings)?, &part[skip..])
+                {
+                    rest.push(range.start + skip + ready..range.end);
+                    rest.push(range.start..range.start + skip + ready);
+                    continue;
+                }
+            } else if !tactics.is_behind {
                 match causes_here(state, &part[skip..], &self.peer.settings)? {
                     None => {}
                     Some(0) => tactics.is_behind = !self.wait_for_causes(state, &part[skip..]).await?,
@@ -192,19 +213,27 @@ impl Mmm {
         let settings = &self.peer.settings;
         let link = &settings.link;
         let comes_back = state.comes_back || state.stream.seen.of(&link.peer).is_some();
-        if state.window.is_some() || !comes_back || settings.is_one_way() {
+        // Where it forwards, the log also tells what the peer has by another way.
+        let is_needed = settings.forwards || comes_back && !settings.is_one_way();
+        if state.window.is_some() || !is_needed {
             return Ok(());
         }
         let log = state.marker()?.log;
         let ours = settings.clone();
-        let wanted = move |ns: &Namespace| ours.wants(ns).then(|| ours.policy(ns).conflicts == Conflicts::Merge);
-        let mut window = Window::new(link.clone(), log.since, log.since_clock, settings.window).of(wanted);
+        let wanted = move |ns: &Namespace| {
+            let conflicts = ours.policy(ns).conflicts;
+            let is_looked_at = ours.wants(ns) && !(ours.forwards && conflicts == Conflicts::Origin);
+            is_looked_at.then_some(conflicts == Conflicts::Merge)
+        };
+        let window = Window::new(link.clone(), log.since, log.since_clock, settings.window).of(wanted);
+        let mut window = window.forwarding(state.marker()?);
         let others = doc! {"peer": &link.peer, "node": {"$ne": &link.node}, "lane": 0};
         let markers = self.peer.markers().await?;
         let mut found = client::bounded(markers.find(others).into_future(), Phase::Apply).await?;
         while let Some(other) = client::bounded(found.try_next(), Phase::Apply).await? {
             if let Some(marker) = Marker::decode(&other) {
                 window.note_applied(&marker);
+                window.note_had(&marker);
                 state.is_mesh = true;
             }
         }
@@ -225,6 +254,42 @@ impl Mmm {
         window.ours = self.peer.ddl_times(log.since).await?;
         window.pull(self.peer.client().await?).await?;
         state.window = Some(window);
+        Ok(())
+    }
+
+    /// Whether any of the events has to be written at the peer, where the link forwards.
+    async fn is_wanted(&self, state: &mut State, events: &[Event]) -> Result<bool> {
+        let settings = &self.peer.settings;
+        let sight = Sight::new(&state.stream, events, false, settings)?;
+        if let Some(link) = &sight.untold {
+            self.look_at_teller(state, link).await?;
+        }
+        let is_left = |n: usize, event: &Event| {
+            state.is_done(event) || !self.concerns(event) || sight.is_left_out(n, settings, state.had())
+        };
+        Ok(!events.iter().enumerate().all(|(n, event)| is_left(n, event)))
+    }
+
+    /// Something was brought to the node by a link that does not tell whose it is. It does not go on: was that long ago?
+    async fn look_at_teller(&self, state: &mut State, link: &str) -> Result<()> {
+        if state.telling.contains(link) {
+            return Ok(());
+        }
+        let markers = self.peer.origin.client().await?.database(names::DATABASE).collection::<Document>(names::MARKERS);
+        let found = client::bounded(markers.find_one(doc! {"_id": link}).into_future(), Phase::Lookup).await?;
+        if found.is_some_and(|marker| !marker.contains_key("forward")) {
+            let (node, peer) = (&self.peer.settings.link.node, &self.peer.settings.link.peer);
+            return Err(Error::transient(format!(
+                "what the link `{link}` brings to {node} cannot go on to {peer}: it does not say whose it is"
+            ))
+            .hint("set forward = \"all\" in the sinks of all links of a hub, ring or chain, that one too"));
+        }
+        warn!(
+            route = self.route,
+            link,
+            "it began to forward only now: what it brought before is not handed on. Run `oplogue verify --repair` for this link"
+        );
+        state.telling.insert(link.to_owned());
         Ok(())
     }
 
@@ -251,6 +316,24 @@ impl Mmm {
     fn concerns(&self, event: &Event) -> bool {
         !is_marker(event) && event.key.is_some() && self.peer.settings.wants(&event.ns)
     }
+}
+
+/// Whether a range of events ends within a transaction.
+fn is_cut(events: &[Event], end: usize) -> bool {
+    let around = end.checked_sub(1).and_then(|start| events.get(start..=end));
+    around.is_some_and(|around| units(around).len() == 1)
+}
+
+/// Where the events have to be cut so that no document is written by two nodes in one transaction: its marker tells of one.
+fn apart(sight: &Sight, events: &[Event]) -> Option<usize> {
+    let mut writers: HashMap<u64, Arc<str>> = HashMap::new();
+    let unit = units(events).into_iter().find(|unit| {
+        let made: Vec<_> = unit.clone().filter_map(|n| sight.made(n)).collect();
+        let is_other = made.iter().any(|made| writers.get(&made.hash).is_some_and(|node| *node != made.node));
+        writers.extend(made.iter().map(|made| (made.hash, Arc::clone(&made.node))));
+        is_other
+    });
+    unit.map(|unit| unit.start).filter(|start| *start > 0)
 }
 
 /// How many of the events, in whole units, follow from nothing that is still to come over another link; `None`: all.

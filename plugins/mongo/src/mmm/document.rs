@@ -76,13 +76,12 @@ pub(super) fn apply(
         Verdict::Local(conflict) => (conflict, false),
     };
     let (conflict, won) = conflict;
-    let version = match (event.op, &event.after) {
-        (Op::Delete, _) => None,
-        (Op::Insert | Op::Replace, Some(after)) => owned(after),
-        _ => match whole {
-            Some(whole) => whole.document.as_deref().and_then(owned),
-            None => return Ok(Now::Wanted(Why::Concurrent)),
-        },
+    let version = match (whole, event.op, &event.after) {
+        // Later events of the transaction are in it, and are left out for that.
+        (Some(whole), ..) => whole.document.as_deref().and_then(owned),
+        (None, Op::Delete, _) => None,
+        (None, Op::Insert | Op::Replace, Some(after)) => owned(after),
+        _ => return Ok(Now::Wanted(Why::Concurrent)),
     };
     Ok(match won {
         true => Now::Won(conflict, version),
@@ -172,9 +171,11 @@ fn owned(document: &RawDocument) -> Option<RawDocumentBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bson::rawdoc;
     use oplogue_api::Namespace;
+
+    use super::*;
+    use crate::mmm::window::Write;
 
     /// The change of the origin does not fit the document here. Where fields are merged nothing but its fields is taken.
     #[test]
@@ -199,5 +200,29 @@ mod tests {
         assert_eq!(after(&there, Some(there.clone()), true), ("same", None));
         assert_eq!(after(&rawdoc! {"_id": 1, "n": 5}, Some(rawdoc! {"_id": 1, "n": {"x": 2}}), true).0, "differs");
         assert_eq!(after(&here, None, true), ("same", None), "its delete comes as well");
+    }
+
+    /// A transaction inserts a document and changes it. Where it is taken whole, the change is in it and is not applied again: so the
+    /// insert must not bring less.
+    #[test]
+    fn a_document_that_is_taken_whole_is_so_from_the_first_event_of_its_transaction() {
+        let time = Timestamp { time: 5, increment: 1 };
+        let after = rawdoc! {"_id": 1, "x": 1};
+        let insert =
+            Event { after: Some(after.into()), ..Event::new(Op::Insert, Namespace::new("a.b"), time, Doc::empty()) };
+        let document = rawdoc! {"_id": 1, "x": 1, "y": 2};
+        let whole = Whole { document: Some(document.clone().into()), at: Some(time), wanted: Why::Unknown };
+        let conflict = || Conflict {
+            kind: "insert-insert",
+            node: "b".into(),
+            write: Write::for_tests(time),
+            upto: time,
+            is_new: false,
+        };
+        let now = rawdoc! {"_id": 1};
+        let won = apply(&insert, Some(&now), Some(&whole), (false, false), Verdict::Remote(conflict())).unwrap();
+        assert!(matches!(won, Now::Won(_, Some(version)) if version == document));
+        let alone = apply(&insert, Some(&now), None, (false, false), Verdict::Remote(conflict())).unwrap();
+        assert!(matches!(alone, Now::Won(_, Some(version)) if version == rawdoc! {"_id": 1, "x": 1}));
     }
 }

@@ -12,7 +12,7 @@
 use bson::{Binary, Bson, DateTime, Document, Timestamp, Uuid, doc, spec::BinarySubtype};
 use oplogue_api::{Doc, EventId, Position};
 
-use super::{touched::Touched, unsettled::Unsettled, word::Word};
+use super::{forward::Forward, touched::Touched, unsettled::Unsettled, word::Word};
 
 /// A directed link between two nodes: the changes of `node` are written to `peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +70,8 @@ pub(crate) struct Marker {
     pub unsettled: Unsettled,
     /// What the writer needs to go on.
     pub log: LogState,
+    /// Only where the link forwards.
+    pub forward: Option<Forward>,
 }
 
 /// How far the writer knows both logs.
@@ -101,6 +103,7 @@ impl Marker {
             fields: Touched::default(),
             again: Vec::new(),
             waits: Vec::new(),
+            forward: self.forward.map(Forward::alone),
             ..self
         }
     }
@@ -141,12 +144,16 @@ impl Marker {
         if !self.unsettled.is_empty() {
             document.insert("unsettled", self.unsettled.encode());
         }
+        if let Some(forward) = &self.forward {
+            document.insert("forward", forward.encode());
+        }
         document
     }
 
     /// What words and fields take, roughly.
     pub fn words_bytes(&self) -> usize {
-        self.again.iter().chain(&self.waits).map(Word::bytes).sum::<usize>() + self.fields.bytes()
+        let same = self.forward.iter().flat_map(|forward| &forward.same);
+        self.again.iter().chain(&self.waits).chain(same).map(Word::bytes).sum::<usize>() + self.fields.bytes()
     }
 
     /// `None`: it is not of the known shape; somebody has edited it.
@@ -192,6 +199,10 @@ impl Marker {
                 clock: integer(log.get("clock")?)?,
                 since: log.get_timestamp("since").ok()?,
                 since_clock: integer(log.get("since_clock")?)?,
+            },
+            forward: match stored.get("forward") {
+                Some(forward) => Some(Forward::decode(forward.as_document()?)?),
+                None => None,
             },
         };
         (stored.get_str("_id").ok()? == marker.link.marker_id(marker.lane)).then_some(marker)
@@ -242,6 +253,7 @@ mod tests {
             waits: vec![Word { ns: Namespace::new("a.b"), id: Bson::Null, base: time(7), audience: Audience::All }],
             unsettled: Unsettled::default(),
             log: LogState { clock: 1, since: time(5), since_clock: 2 },
+            forward: None,
         };
         let document = marker.encode();
         assert_eq!(document.get_str("_id").unwrap(), "a->b/2");

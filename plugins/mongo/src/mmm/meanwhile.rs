@@ -6,6 +6,7 @@ use super::{
     apply::{Planned, Retry, Tactics, Writes},
     marker::Marker,
     options::Conflicts,
+    seen::Seen,
     sight::Sight,
     state::{Peer, State},
     txn::Transaction,
@@ -27,11 +28,12 @@ impl Peer {
         let client = self.client().await?;
         // Should this be dropped half-way, the window is made anew.
         let Some(mut window) = state.window.take() else { return Err(Error::bug("there is no window").into()) };
+        let had = window.had().clone();
         let (pulled, written) = tokio::join!(
             window.pull(client),
             self.carry_out(transaction, state, events, (sight, marker), planned, tactics)
         );
-        let is_overtaken = pulled.is_ok() && self.is_overtaken(&window, events, sight);
+        let is_overtaken = pulled.is_ok() && self.is_overtaken(&window, &had, events, sight);
         state.window = Some(window);
         pulled?;
         if is_overtaken {
@@ -43,7 +45,16 @@ impl Peer {
     }
 
     /// Whether something has come that any of the events would have met.
-    fn is_overtaken(&self, window: &Window, events: &[Event], sight: &Sight) -> bool {
+    fn is_overtaken(&self, window: &Window, had: &Seen, events: &[Event], sight: &Sight) -> bool {
+        // It has come by another way too, or a part of it; or DDL of which it is not known whose it is.
+        let is_news = |n: usize| {
+            let is_left = |had| sight.is_left_out(n, &self.settings, had);
+            is_left(window.had()) && !is_left(had)
+                || sight.is_partly_had(n, window.had()) && !sight.is_partly_had(n, had)
+        };
+        if self.settings.forwards && (window.is_run_missing || had != window.had() && (0..events.len()).any(is_news)) {
+            return true;
+        }
         if !window.has_entered_since(sight.known) {
             return false;
         }

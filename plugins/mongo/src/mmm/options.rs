@@ -61,6 +61,12 @@ pub(super) const FIELDS: &[Field] = &[
     )
     .default("\"apply\""),
     Field::new(
+        "forward",
+        FieldType::OneOf(&["none", "all"]),
+        "Whether what came to the node from others goes on to the peer: in hubs, rings and chains, in all of their sinks",
+    )
+    .default("\"none\""),
+    Field::new(
         "initial",
         FieldType::OneOf(&["none", "copy", "merge"]),
         "What happens before the first change: nothing, a copy into an empty peer, or a union of both sides",
@@ -114,6 +120,15 @@ enum Stamping {
     Document,
 }
 
+/// See `forward`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Forwarding {
+    #[default]
+    None,
+    All,
+}
+
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -133,6 +148,8 @@ struct Table {
     ddl: Ddl,
     #[serde(default)]
     ddl_drops: Ddl,
+    #[serde(default)]
+    forward: Forwarding,
     #[serde(default)]
     initial: Initial,
     #[serde(default)]
@@ -179,6 +196,8 @@ pub(super) struct Settings {
     /// The nodes, the one whose writes stay first.
     pub priority: Vec<String>,
     pub ddl: DdlPolicy,
+    /// Whether what came to the node from others goes on to the peer.
+    pub forwards: bool,
     pub initial: Initial,
     pub stamp: Option<Stamp>,
     pub tombstones: Period,
@@ -221,7 +240,7 @@ impl Settings {
                 return Err(Error::option("stamp_id", "`stamp_id` without stamp = \"document\" would change nothing"));
             }
         };
-        Ok(Settings {
+        let settings = Settings {
             stamp,
             uri: table.uri,
             link: Link { node: table.node, peer: table.peer },
@@ -230,10 +249,41 @@ impl Settings {
             exceptions,
             priority: table.priority,
             ddl: DdlPolicy { changes: table.ddl, drops: table.ddl_drops },
+            forwards: table.forward == Forwarding::All,
             initial: table.initial,
             tombstones: table.tombstones,
             window: usize::try_from(table.window.0).unwrap_or(usize::MAX),
-        })
+        };
+        settings.check_forwarding()?;
+        Ok(settings)
+    }
+
+    /// Whatever way a write takes, the same one of two has to stay. That holds where a write which follows from another always has the
+    /// greater rank.
+    fn check_forwarding(&self) -> Result<()> {
+        if !self.forwards {
+            return Ok(());
+        }
+        let hub = "give each pair of nodes two links of their own, without `forward` (a mesh), or";
+        for policy in self.exceptions.iter().map(|(_, policy)| policy).chain([&self.policy]) {
+            if matches!(policy.conflicts, Conflicts::Merge | Conflicts::Priority) {
+                let name = if policy.conflicts == Conflicts::Merge { "merge" } else { "priority" };
+                return Err(Error::option(
+                    "forward",
+                    format!("forward = \"all\" and conflicts = \"{name}\" do not go together"),
+                )
+                .hint(format!("{hub} set conflicts = \"last-write\" (`priority` still breaks its ties)")));
+            }
+            if policy.deletes != Deletes::Rank {
+                return Err(Error::option("forward", "forward = \"all\" needs deletes = \"rank\"")
+                    .hint(format!("{hub} leave out `deletes`")));
+            }
+        }
+        if self.stamp.is_some() {
+            return Err(Error::option("forward", "forward = \"all\" and stamp = \"document\" do not go together")
+                .hint("leave out `stamp`: each node would hand on the stamps of another"));
+        }
+        Ok(())
     }
 
     /// Whether a namespace is replicated; of one without a collection, whether anything of the database is.
@@ -289,4 +339,33 @@ fn named(field: &str, name: &str) -> Result<()> {
     }
     Err(Error::option(field, format!("`{name}` cannot be the name of a node"))
         .hint("letters, digits, `-` and `_`, at most 64 of them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(more: &str) -> String {
+        let options = format!("uri = \"mongodb://localhost\"\nnode = \"a\"\npeer = \"b\"\nforward = \"all\"\n{more}");
+        match Settings::new(&Options::new(options.parse().unwrap())) {
+            Ok(_) => String::new(),
+            Err(e) => format!("{e} {:?}", e.get_hint()),
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_with_forwarding_is_refused() {
+        for more in ["", "conflicts = \"origin\"", "conflicts = \"stop\"", "priority = [\"a\"]"] {
+            assert_eq!(refused(more), "", "{more}");
+        }
+        for (more, name) in [
+            ("conflicts = \"merge\"", "merge"),
+            ("conflicts = \"priority\"\npriority = [\"a\"]", "priority"),
+            ("collections = [{ namespaces = [\"x.*\"], conflicts = \"merge\" }]", "merge"),
+            ("deletes = \"win\"", "deletes = \"rank\""),
+            ("stamp = \"document\"", "stamp"),
+        ] {
+            assert!(refused(more).contains(name), "{more}: {}", refused(more));
+        }
+    }
 }

@@ -2,14 +2,22 @@
 
 use bson::Timestamp;
 use oplogue_api::Event;
+use std::sync::Arc;
 
-use super::{marker::Marker, state::FIRST_SIDE_LANE, unsettled::Unsettled};
+use super::{
+    forward::{self, Told},
+    marker::Marker,
+    state::FIRST_SIDE_LANE,
+    unsettled::Unsettled,
+};
 
 /// For each node, the cluster time up to which its log was applied. A node that is not listed has never been heard of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen(Vec<(String, Timestamp)>);
 
 impl Seen {
+    pub const NOTHING: Seen = Seen(Vec::new());
+
     pub fn new(of: &[(String, Timestamp)]) -> Seen {
         Seen(of.to_vec())
     }
@@ -23,6 +31,18 @@ impl Seen {
             Some((_, known)) => *known = (*known).max(time),
             None => self.0.push((node.to_owned(), time)),
         }
+    }
+
+    /// Takes note of all that another one has seen.
+    pub fn merge(&mut self, other: &Seen) {
+        for (node, time) in &other.0 {
+            self.note(node, *time);
+        }
+    }
+
+    /// Whether this has seen all that the other one has.
+    pub fn covers(&self, other: &Seen) -> bool {
+        other.0.iter().all(|(node, time)| self.of(node).is_some_and(|upto| upto >= *time))
     }
 
     pub fn all(&self) -> &[(String, Timestamp)] {
@@ -40,6 +60,10 @@ pub(super) struct Stream {
     pub settles: bool,
     /// If so, what is not settled yet.
     pub unsettled: Unsettled,
+    /// Whether the link forwards.
+    pub forwards: bool,
+    /// If so, the transaction of a link to the node of which the rest follows.
+    pub told: Option<Arc<Told>>,
 }
 
 impl Stream {
@@ -53,9 +77,33 @@ impl Stream {
         if marker.lane >= FIRST_SIDE_LANE {
             return;
         }
-        self.seen.note(&marker.origin, marker.done.time);
+        if self.forwards {
+            self.seen.merge(&forward::known(marker));
+        } else {
+            self.seen.note(&marker.origin, marker.done.time);
+        }
         if self.settles {
             self.unsettled.merge(&marker.unsettled);
+        }
+    }
+
+    /// The transaction with this marker begins. What it brings is known to the node when it ends.
+    pub fn begin(&mut self, event: &Event, marker: Option<&Marker>, node: &str) {
+        if self.told.as_ref().is_some_and(|told| !told.is_of(event)) {
+            self.end();
+        }
+        if let Some(marker) = marker.filter(|marker| marker.link.peer == node) {
+            let seen = self.seen.clone();
+            self.pass(marker, node);
+            self.seen = seen;
+        }
+        self.told = Some(Arc::new(Told::new(event, marker, node)));
+    }
+
+    /// It has ended.
+    pub fn end(&mut self) {
+        if let Some(told) = self.told.take() {
+            self.seen.merge(&told.after);
         }
     }
 

@@ -162,8 +162,12 @@ impl Peer {
         let position = state.marker()?.position.clone();
         let mut marker = sight.marker(state, &position, Some(at), Default::default())?;
         marker.session = self.session.id(self.client().await?).await?;
+        if let Some(forward) = &mut marker.forward {
+            forward.decides = true;
+        }
         if let Some(window) = &mut state.window {
             (marker.log.since, marker.log.since_clock) = window.forget(&state.stream.seen);
+            window.tell_base(&mut marker);
         }
         let mut transaction = Transaction::begin(self.client().await?, &self.session).await?;
         let outcome = async {

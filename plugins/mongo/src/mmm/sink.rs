@@ -24,11 +24,13 @@ use super::{
     copy::{self, Copy, Initial},
     ddl,
     deliver::MOST,
+    forward::named,
     links,
     marker::{Link, Marker},
     names,
     options::{Conflicts, Settings},
     origin::Origin,
+    seen::Seen,
     state::{Peer, State, is_marker},
     store::Store,
     word::{asked, heard, is_word},
@@ -193,7 +195,8 @@ impl Sink for Mmm {
     }
 
     fn interest(&self) -> Interest {
-        Interest { replicated: Replicated::Markers, ..Interest::default() }
+        let replicated = if self.peer.settings.forwards { Replicated::MarkersAndWrites } else { Replicated::Markers };
+        Interest { replicated, ..Interest::default() }
     }
 
     fn whole_transactions(&self) -> bool {
@@ -219,6 +222,8 @@ impl Sink for Mmm {
         state.is_certain = false;
         // An election may have taken back what was read last.
         state.window = None;
+        // What is read begins anew, in front of what was applied in part.
+        state.stream.told = None;
         state.transactional.clear();
         Ok(())
     }
@@ -250,6 +255,7 @@ impl Sink for Mmm {
         marker.fields = Default::default();
         marker.again.clear();
         marker.waits.clear();
+        marker.forward = None;
         let (wants, wins) = (settings.clone(), settings.clone());
         let copy = Copy {
             from,
@@ -287,8 +293,9 @@ impl Sink for Mmm {
         // The link back may begin with this very batch.
         state.comes_back = state.comes_back || events.iter().any(|event| is_back(event, &self.peer.settings.link));
         self.watch(&mut state).await?;
-        let events = &*heard(&self.peer.settings, events)?;
-        self.look_at_words(events);
+        let events = heard(&self.peer.settings, events)?;
+        self.look_at_words(&events);
+        let events = &*named(&self.peer.settings, events)?;
         let events = &*creations_first(events);
         let mut start = 0;
         while start < events.len() {
@@ -382,6 +389,8 @@ impl Mmm {
         if event.op == Op::DeadLetter || !(concerns(&event.ns) || event.to.as_ref().is_some_and(concerns)) {
             return Ok(());
         }
+        // What was brought to the node before is known there.
+        state.stream.end();
         match self.peer.ddl().await?.apply(event).await? {
             ddl::Outcome::Echo => Ok(()),
             ddl::Outcome::Applied | ddl::Outcome::AlreadySo | ddl::Outcome::Ignored => self.heard(state, event).await,
@@ -406,7 +415,17 @@ impl Mmm {
             self.reload(state).await?;
         }
         let before = state.marker()?.clone();
-        let marker = Marker { done: before.done.max(event.id()), ..before.clone().alone() };
+        let mut marker = Marker { done: before.done.max(event.id()), ..before.clone().alone() };
+        if self.peer.settings.forwards {
+            // Who made it, if it was brought to the node.
+            let (origin, time) = self.peer.ddl().await?.maker(event).await?;
+            let mut seen = Seen::new(&marker.seen);
+            seen.merge(&state.stream.seen);
+            if origin != self.peer.settings.link.node {
+                seen.note(&origin, time);
+            }
+            marker.seen = seen.all().to_vec();
+        }
         if !self.peer.replace_marker(&before, &marker).await? {
             state.is_certain = false;
             return Err(Error::transient("the marker of the link has changed"));

@@ -1,6 +1,11 @@
 //! What the sink knows while it runs, and the peer itself.
 
-use std::{collections::HashMap, future::IntoFuture, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    future::IntoFuture,
+    sync::Arc,
+    time::Instant,
+};
 
 use bson::{Document, Timestamp, doc};
 use mongodb::{
@@ -62,7 +67,7 @@ impl Peer {
     pub async fn ddl(&self) -> Result<&Applier> {
         let make = async || {
             let (origin, peer) = (self.origin.client().await?, self.client().await?);
-            Ok(Applier::new(self.settings.link.clone(), self.settings.ddl, false, origin, peer))
+            Ok(Applier::new(self.settings.link.clone(), self.settings.ddl, self.settings.forwards, origin, peer))
         };
         self.ddl.get_or_try_init(make).await
     }
@@ -125,6 +130,8 @@ pub(super) struct State {
     pub abilities: Abilities,
     /// What kind of collection each namespace is at the peer, as far as it was asked: whether it takes transactions.
     pub transactional: HashMap<Namespace, bool>,
+    /// Links to the node of which it is known that they tell by now whose the writes are that they bring.
+    pub telling: HashSet<String>,
     /// Documents that were taken whole: events up to that time are in them.
     pub included: HashMap<(Namespace, u64), Timestamp>,
     /// An initial copy may hold the events up to here already.
@@ -138,7 +145,8 @@ pub(super) struct State {
 impl State {
     /// `most`: how many events a transaction takes.
     pub fn new(most: usize, settings: &Settings) -> State {
-        let stream = Stream { settles: settings.is_preferred(), ..Stream::default() };
+        let (settles, forwards) = (settings.is_preferred(), settings.forwards);
+        let stream = Stream { settles, forwards, ..Stream::default() };
         State { most, stream, ..State::default() }
     }
 
@@ -182,6 +190,12 @@ impl State {
         self.has_spoken |= !marker.again.is_empty();
         self.marker = Some(marker);
         self.is_certain = true;
+    }
+
+    /// How far the writes of each node are known at the peer, where the link forwards.
+    pub fn had(&self) -> &Seen {
+        const NOTHING: &Seen = &Seen::NOTHING;
+        self.window.as_ref().map_or(NOTHING, Window::had)
     }
 
     /// Whether it is applied already.

@@ -14,7 +14,9 @@ use oplogue_api::{Checkpoint, CheckpointStore, Error, EventId, Finding, Position
 use tokio::sync::Mutex;
 
 use super::{
-    copy, links,
+    copy,
+    forward::Forward,
+    links,
     marker::{LogState, Marker},
     sink::{fenced, load},
     state::{Peer, State, newest},
@@ -56,6 +58,7 @@ impl Store {
     }
 
     async fn first(&self, route: &str, position: &Position) -> Result<Marker> {
+        let since = newest(self.peer.client().await?).await?;
         Ok(Marker {
             link: self.peer.settings.link.clone(),
             lane: 0,
@@ -74,7 +77,8 @@ impl Store {
             again: Vec::new(),
             waits: Vec::new(),
             unsettled: Unsettled::default(),
-            log: LogState { clock: 0, since: newest(self.peer.client().await?).await?, since_clock: 0 },
+            log: LogState { clock: 0, since, since_clock: 0 },
+            forward: self.peer.settings.forwards.then(|| Forward::new(since)),
         })
     }
 
@@ -181,12 +185,15 @@ impl CheckpointStore for Store {
             end_session(client, old).await?;
         }
         let mut known = known;
+        let forwards = self.peer.settings.forwards;
         for _ in 0..CLAIMS {
+            let forward = known.forward.clone();
             let mut marker = Marker {
                 route: route.to_owned(),
                 generation: wanted.generation,
                 session,
                 unsettled: state.stream.unsettled.clone(),
+                forward: forwards.then(|| forward.map_or_else(|| Forward::new(known.log.since), Forward::alone)),
                 ..known.clone().alone()
             };
             // Whoever had the link may have gone on since the claim began: what it has done stays done.
@@ -247,6 +254,7 @@ impl CheckpointStore for Store {
                 fields: Default::default(),
                 again: Vec::new(),
                 waits: Vec::new(),
+                forward: fresh.forward,
                 ..before
             },
             None => fresh,

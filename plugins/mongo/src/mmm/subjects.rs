@@ -17,6 +17,8 @@ pub(super) struct Subject {
     pub event: usize,
     /// It goes before any other is written, and is written anew if it stays: another takes its unique value.
     pub makes_room: bool,
+    /// An event stays in it that came.
+    pub is_won: bool,
     /// A write that has lost may be newer than the snapshot: not to write the document would let it stay.
     pub must_change: bool,
 }
@@ -50,6 +52,7 @@ impl Subjects {
             now: None,
             event: 0,
             makes_room: false,
+            is_won: false,
             must_change: false,
         });
         place

@@ -16,7 +16,7 @@ use super::{
     marker::Marker,
     options::Conflicts,
     origin::raw,
-    records,
+    records::{self, By},
     sight::Sight,
     state::{Peer, State},
     statements::filter,
@@ -123,7 +123,7 @@ impl Peer {
                     }
                 }
             }
-            let link = &self.settings.link;
+            let by = By::new(&self.settings.link, sight, n, &self.settings);
             let (clock, _) = sight.of(n);
             if lost.is_some() || !beaten.is_empty() {
                 met.enter(&event.ns, key);
@@ -133,13 +133,13 @@ impl Peer {
                 let subject = subjects.get(at);
                 subject.now = if conflict.is_some() { None } else { subject.before.clone() };
                 let versions = (&*holder, Some(&*document));
-                writes.records.push(records::unique(link, event, clock, (conflict.as_ref(), false), versions)?);
+                writes.records.push(records::unique(by, event, clock, (conflict.as_ref(), false), versions)?);
                 continue;
             }
             for (conflict, holder) in beaten {
                 met.enter(&event.ns, &holder);
                 let versions = (&*holder, Some(&*document));
-                writes.records.push(records::unique(link, event, clock, (Some(&conflict), true), versions)?);
+                writes.records.push(records::unique(by, event, clock, (Some(&conflict), true), versions)?);
                 let place = subjects.enter(&event.ns, &filter(&holder)?);
                 subjects.found(&event.ns, holder);
                 let loser = subjects.get(place);

@@ -85,7 +85,7 @@ pub(super) fn verdict(
     if live.iter().any(|write| write.saw_us.is_some_and(|upto| event.time <= upto)) {
         return Ok(Verdict::Stale);
     }
-    judge(settings, window, event, (clock, sight.known), &live, "a document was changed")
+    judge(settings, window, event, (clock, sight.by(n, settings), sight.known), &live, "a document was changed")
 }
 
 /// Which of an event and the writes of another document, which has a unique value that the event gives too, stays. `None`: the event
@@ -106,14 +106,15 @@ pub(super) fn over_value(
     if live.is_empty() {
         return Ok(None);
     }
-    judge(settings, window, event, (clock, sight.known), &live, "a unique value was given away").map(Some)
+    let ours = (clock, sight.by(n, settings), sight.known);
+    judge(settings, window, event, ours, &live, "a unique value was given away").map(Some)
 }
 
 fn judge(
     settings: &Settings,
     window: &Window,
     event: &Event,
-    (clock, known): (i64, Timestamp),
+    (clock, node, known): (i64, &str, Timestamp),
     live: &[&Write],
     what: &str,
 ) -> Result<Verdict> {
@@ -125,7 +126,7 @@ fn judge(
     if event.wall.is_none() {
         return Err(no_clock(event, what));
     }
-    let ours = Ranked { node: &settings.link.node, clock, is_delete: event.op == Op::Delete };
+    let ours = Ranked { node, clock, is_delete: event.op == Op::Delete };
     let Some(greatest) = greatest(settings, policy, window, live) else { return Ok(Verdict::Apply) };
     let theirs = ranked(window, greatest);
     let conflict = Conflict {

@@ -22,6 +22,7 @@ use oplogue_api::{
 
 use super::{
     ddl::{Removed, removed},
+    forward::{One, known, tell, told as told_of},
     marker::{Link, Marker},
     paths::FieldPath,
     seen::{Seen, hybrid},
@@ -44,10 +45,13 @@ const PLACES: u32 = 10;
 /// After so long without a look much may have come.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// By hash, the last write of a transaction: time at the origin, clock, whether it is a delete.
-type Exact = HashMap<u64, (Timestamp, i64, bool)>;
-/// The bit of a clock in `writes` that says so.
-const DELETE: i64 = 1 << 62;
+/// Where the link forwards, writes are kept for so many seconds of the peer's clock at least, and for what has come from a node within
+/// the last seconds: what comes next from there has hardly seen less.
+const KEPT: u32 = 60;
+const HEARD: u32 = 300;
+
+/// By hash, what the marker of a transaction tells.
+type Exact = HashMap<u64, One>;
 
 /// A write at the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +76,21 @@ pub(super) struct Write {
 }
 
 impl Write {
+    #[cfg(test)]
+    pub fn for_tests(time: Timestamp) -> Write {
+        Write {
+            time,
+            node: 0,
+            origin_time: time,
+            clock: 0,
+            op: Op::Update,
+            saw_us: None,
+            paths: None,
+            again: None,
+            is_told: false,
+        }
+    }
+
     /// What its fields take in memory.
     fn bytes(&self) -> usize {
         self.paths.iter().flat_map(|paths| paths.iter()).map(FieldPath::bytes).sum()
@@ -103,12 +122,32 @@ pub(super) struct Window {
     wanted: Wanted,
     /// What DDL of others has taken away.
     removed: Vec<(Timestamp, Removed)>,
-    /// When the DDL of our own link was run: what it led to is no news.
-    pub ours: Vec<(Timestamp, Timestamp)>,
+    /// When the DDL of our own link was run: what it led to is no news. Where it forwards, that of all links.
+    pub ours: Vec<Run>,
+    /// DDL has come since they were read.
+    pub is_run_missing: bool,
     /// For each node that writes here too, how far its log is applied.
     applied: Seen,
     /// What other links have told of documents that met over a unique value.
     pub met: Unsettled,
+    /// Whether the link forwards.
+    forwards: bool,
+    /// How far the writes of each node are known at the peer, as far as was read.
+    had: Seen,
+    /// For each node, the last of its writes that was forgotten.
+    base: Seen,
+    /// Nothing before it matters.
+    floor: Timestamp,
+    /// What the nodes had seen whose writes have come last, and when they came.
+    origins: HashMap<String, (Seen, u32)>,
+}
+
+/// DDL that a link has run at the peer.
+pub(super) struct Run {
+    pub start: Timestamp,
+    pub end: Timestamp,
+    /// By another link: who had made it, and when.
+    pub by: Option<(String, Timestamp)>,
 }
 
 impl Window {
@@ -129,9 +168,82 @@ impl Window {
             wanted: Arc::new(|_| Some(false)),
             removed: Vec::new(),
             ours: Vec::new(),
+            is_run_missing: false,
             applied: Seen::default(),
             met: Unsettled::default(),
+            forwards: false,
+            had: Seen::default(),
+            base: Seen::default(),
+            floor: Timestamp { time: 0, increment: 0 },
+            origins: HashMap::new(),
         }
+    }
+
+    /// With what the marker of a link tells that forwards.
+    pub fn forwarding(self, marker: &Marker) -> Window {
+        let Some(forward) = &marker.forward else { return self };
+        Window { forwards: true, had: known(marker), base: Seen::new(&forward.base), floor: forward.floor, ..self }
+    }
+
+    /// Begins anew at an earlier place of the log, before which nothing was written that `seen` has not.
+    pub fn at_place(self, (since, clock): (Timestamp, i64), seen: &Seen) -> Window {
+        let base: Vec<_> = self
+            .base
+            .all()
+            .iter()
+            .filter_map(|(node, time)| Some((node.clone(), *time.min(&seen.of(node)?))))
+            .collect();
+        Window {
+            at: since,
+            pulled: None,
+            clock,
+            clocks: VecDeque::from([(since, clock)]),
+            writes: HashMap::new(),
+            order: VecDeque::new(),
+            held: 0,
+            removed: Vec::new(),
+            is_run_missing: true,
+            base: Seen::new(&base),
+            ..self
+        }
+    }
+
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// How far the writes of each node are known at the peer.
+    pub fn had(&self) -> &Seen {
+        &self.had
+    }
+
+    pub fn base(&self) -> &Seen {
+        &self.base
+    }
+
+    pub fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    /// Says in a marker what has to be known to make it anew.
+    pub fn tell_base(&self, marker: &mut Marker) {
+        if let Some(forward) = &mut marker.forward {
+            forward.base = self.base.all().to_vec();
+        }
+    }
+
+    /// Where it begins.
+    pub fn start(&self) -> Timestamp {
+        self.clocks.front().map_or(self.at, |(time, _)| *time)
+    }
+
+    /// Takes note of what a node had seen that has made a write; `time`: when that came.
+    pub fn note_origin(&mut self, node: &str, saw: &Seen, time: Timestamp) {
+        match self.origins.get_mut(node) {
+            Some(known) => *known = (saw.clone(), time.time),
+            None => drop(self.origins.insert(node.to_owned(), (saw.clone(), time.time))),
+        }
+        self.origins.retain(|_, (_, at)| *at + HEARD >= time.time);
     }
 
     /// With the writes in those namespaces only, and their changed fields where that is said. What others replicate beside them would
@@ -173,6 +285,11 @@ impl Window {
     /// The same, told by the marker of another link.
     pub fn note_applied(&mut self, marker: &Marker) {
         self.applied.note(&marker.link.node, marker.done.time);
+    }
+
+    /// The same of all nodes, told by the marker of any link.
+    pub fn note_had(&mut self, marker: &Marker) {
+        self.had.merge(&known(marker));
     }
 
     pub fn node(&self, write: &Write) -> &str {
@@ -218,8 +335,9 @@ impl Window {
                 Removed::Dropped(name) | Removed::Moved(name, _) => name == ns,
                 Removed::Database(db) => db == ns.db(),
             };
-            let is_ours = || self.ours.iter().any(|(start, end)| start < time && time <= end);
-            concerns && known.is_none_or(|upto| *time > upto) && !is_ours()
+            let knows = |by: &(String, Timestamp)| seen.of(&by.0).is_some_and(|upto| upto >= by.1);
+            let is_known = |run: &Run| run.start < *time && *time <= run.end && run.by.as_ref().is_none_or(knows);
+            concerns && known.is_none_or(|upto| *time > upto) && !self.ours.iter().any(is_known)
         })
     }
 
@@ -231,13 +349,17 @@ impl Window {
                 continue;
             };
             let is_needed = |write: &Write| write.time == time || write.again.is_some_and(|base| base <= time);
-            if writes.iter().any(|write| is_needed(write) && !self.was_seen(write, seen)) {
+            if writes.iter().any(|write| is_needed(write) && !self.was_seen(write, seen)) || self.is_kept(time, writes)
+            {
                 break;
             }
             self.order.pop_front();
             if let Some(writes) = self.writes.get_mut(&hash) {
                 for write in writes.extract_if(.., |write| write.time == time) {
                     self.held -= write.bytes();
+                    if self.forwards {
+                        self.base.note(&self.nodes[usize::from(write.node)], write.origin_time);
+                    }
                 }
                 if writes.is_empty() {
                     self.writes.remove(&hash);
@@ -245,7 +367,10 @@ impl Window {
             }
         }
         let known = seen.of(&self.link.peer);
-        self.removed.retain(|(time, _)| known.is_none_or(|upto| *time > upto));
+        let gone = self.removed.extract_if(.., |(time, _)| known.is_some_and(|upto| *time <= upto));
+        for (time, _) in gone.filter(|_| self.forwards) {
+            self.base.note(&self.link.peer, time);
+        }
         let first = self.order.front().map(|(time, _)| *time);
         let first = first.into_iter().chain(self.removed.first().map(|(time, _)| *time)).min();
         let Some(first) = first else {
@@ -257,6 +382,18 @@ impl Window {
             self.clocks.pop_front();
         }
         self.clocks.front().copied().unwrap_or((self.at, self.clock))
+    }
+
+    /// Whether the writes of that time are kept for what comes from other nodes through ours.
+    fn is_kept(&self, time: Timestamp, writes: &[Write]) -> bool {
+        if !self.forwards || self.order.len() > self.most / 2 {
+            return false;
+        }
+        let is_unseen = |write: &Write| {
+            let node = self.node(write);
+            write.time == time && self.origins.iter().any(|(name, (saw, _))| name != node && !self.was_seen(write, saw))
+        };
+        time.time + KEPT > self.at.time || writes.iter().any(is_unseen)
     }
 
     /// Reads the log to its end.
@@ -323,7 +460,7 @@ impl Window {
         Ok(())
     }
 
-    /// Of our own transactions, only the marker. Most entries are plain: of those only `op` is looked at.
+    /// Of our own transactions, only the marker, unless they decide something. Most entries are plain: of those only `op` is looked at.
     fn command(&self) -> Document {
         let first = doc! {"$arrayElemAt": ["$o.applyOps", 0]};
         let ours = doc! {"$and": [
@@ -333,6 +470,7 @@ impl Window {
                 {"$eq": ["$$first.ns", oplogue_api::MARKERS]},
                 {"$eq": ["$$first.o.node", &self.link.node]},
                 {"$eq": ["$$first.o.peer", &self.link.peer]},
+                {"$not": ["$$first.o.forward.decides"]},
             ]}}},
         ]};
         let marker = doc! {"applyOps": [first]};
@@ -362,6 +500,9 @@ impl Window {
                         self.note_applied(&found);
                         self.met.merge(&found.unsettled);
                     }
+                    if self.forwards && found.lane < FIRST_SIDE_LANE {
+                        self.note_had(&found);
+                    }
                     for word in found.again.iter().filter(|_| event.txn.is_some()) {
                         if !word.concerns(&self.link.node, &found.link.node) {
                             continue;
@@ -370,13 +511,15 @@ impl Window {
                         self.enter_word(word, time)?;
                     }
                 }
-                let exact = exact_writes(&found);
+                let exact = told_of(&found);
                 marker = event.txn.is_some().then_some((found, exact));
                 continue;
             }
             if event.op.is_barrier() {
                 // What cannot be read has a source's attention on the way back.
+                let known = self.removed.len();
                 self.removed.extend(removed(event).unwrap_or_default().into_iter().map(|what| (time, what)));
+                self.is_run_missing |= self.removed.len() > known;
             }
             let Some(key) = event.key.as_deref().filter(|_| !event.op.is_barrier()) else { continue };
             let hash = Window::hash(&event.ns, key);
@@ -386,12 +529,25 @@ impl Window {
             }
             let op = event.op;
             let write = match &marker {
+                // What a router has decided by itself is the peer's own write.
+                Some((marker, exact)) if is_decided(marker, exact, hash) => {
+                    let clock = hybrid(event.wall, event.time, self.clock);
+                    Write {
+                        time,
+                        node: 0,
+                        origin_time: time,
+                        clock,
+                        op,
+                        saw_us: None,
+                        paths: None,
+                        again: None,
+                        is_told: false,
+                    }
+                }
                 Some((marker, _)) if marker.link == self.link => continue,
                 Some((marker, exact)) => {
-                    let (origin_time, clock, _) =
-                        exact.get(&hash).copied().unwrap_or((marker.done.time, marker.clock, false));
                     written.insert(hash);
-                    let write = self.replicated(marker, time, op, origin_time, clock);
+                    let write = self.replicated(marker, time, op, exact.get(&hash));
                     let paths = match fields_told(marker, &write, hash) {
                         Some(paths) => Some(paths),
                         None => self.fields_of(event)?,
@@ -420,10 +576,9 @@ impl Window {
         if let Some((marker, exact)) =
             marker.filter(|(marker, _)| marker.link != self.link && marker.link.peer == self.link.peer)
         {
-            for (hash, (origin_time, clock, is_delete)) in exact.into_iter().filter(|(hash, _)| !written.contains(hash))
-            {
-                let op = if is_delete { Op::Delete } else { Op::Update };
-                let write = self.replicated(&marker, time, op, origin_time, clock);
+            for (hash, one) in exact.into_iter().filter(|(hash, _)| !written.contains(hash)) {
+                let op = if one.is_delete { Op::Delete } else { Op::Update };
+                let write = self.replicated(&marker, time, op, Some(&one));
                 let paths = fields_told(&marker, &write, hash);
                 self.enter_write(hash, Write { paths, is_told: told.contains(&hash), ..write });
             }
@@ -440,9 +595,13 @@ impl Window {
     }
 
     /// A write that the link of `marker` has brought.
-    fn replicated(&mut self, marker: &Marker, time: Timestamp, op: Op, origin_time: Timestamp, clock: i64) -> Write {
-        let node = self.place(&marker.origin);
-        let saw_us = Seen::new(&marker.saw).of(&self.link.node);
+    fn replicated(&mut self, marker: &Marker, time: Timestamp, op: Op, one: Option<&One>) -> Write {
+        let groups = marker.forward.as_ref().map_or(&[][..], |forward| &forward.groups);
+        let group = one.and_then(|one| groups.get(one.group?));
+        let (origin, saw) = group.map_or((&marker.origin, &marker.saw), |group| (&group.node, &group.saw));
+        let node = self.place(origin);
+        let saw_us = Seen::new(saw).of(&self.link.node);
+        let (origin_time, clock) = one.map_or((marker.done.time, marker.clock), |one| (one.time, one.clock));
         Write { time, node, origin_time, clock, op, saw_us, paths: None, again: None, is_told: false }
     }
 
@@ -498,16 +657,9 @@ impl Window {
     }
 }
 
-/// For each document of the transaction, the time and clock of its last write: `writes` of a marker, 24 bytes each.
-fn exact_writes(marker: &Marker) -> Exact {
-    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-    let each = marker.writes.chunks_exact(24).map(|one| {
-        let time = number(&one[8..16]);
-        let time = Timestamp { time: (time >> 32) as u32, increment: time as u32 };
-        let clock = number(&one[16..]) as i64;
-        (number(&one[..8]), (time, clock & !DELETE, clock & DELETE != 0))
-    });
-    each.collect()
+/// Whether a write of a transaction is none that has come over its link, where that tells all that have.
+fn is_decided(marker: &Marker, told: &Exact, hash: u64) -> bool {
+    marker.forward.is_some() && !told.contains_key(&hash) && marker.lane < FIRST_SIDE_LANE
 }
 
 /// The fields of a write that a link has brought, as its marker tells them.
@@ -515,16 +667,12 @@ fn fields_told(marker: &Marker, write: &Write, hash: u64) -> Option<Arc<[FieldPa
     marker.fields.of(hash).filter(|_| write.op != Op::Delete).map(Arc::from)
 }
 
-/// The other way round.
+/// A write in `writes` of a marker.
 pub(super) fn encode_write(into: &mut Vec<u8>, hash: u64, event: &Event, clock: i64) {
-    let time = event.time;
-    let clock = if event.op == Op::Delete { clock | DELETE } else { clock };
-    into.extend_from_slice(&hash.to_le_bytes());
-    into.extend_from_slice(&((u64::from(time.time) << 32) | u64::from(time.increment)).to_le_bytes());
-    into.extend_from_slice(&clock.to_le_bytes());
+    tell(into, hash, event.time, clock, event.op == Op::Delete);
 }
 
-fn gone() -> Error {
+pub(super) fn gone() -> Error {
     Error::operator("the oplog of the peer no longer reaches back to where conflicts have to be looked for")
         .hint("changes of both sides may contradict each other unseen: run `oplogue verify --repair FILE`, then `oplogue position set FILE ROUTE --now`; a larger oplog (replSetResizeOplog) keeps it from happening again")
 }

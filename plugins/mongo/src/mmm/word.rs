@@ -132,6 +132,10 @@ impl Words {
         Ok(*known != before)
     }
 
+    pub fn has(&self, ns: &Namespace, key: &RawDocument) -> Result<bool> {
+        Ok(self.0.contains_key(&(ns.clone(), hash_key(key))))
+    }
+
     pub fn all(&self) -> Vec<Word> {
         self.0.values().cloned().collect()
     }

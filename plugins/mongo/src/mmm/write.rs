@@ -11,10 +11,13 @@ use super::{
     chunk::units,
     names,
     origin::{document, raw},
-    records,
+    records::{self, By},
     state::{Peer, State},
-    statements::{Commands, Serial, filter},
+    statements::{Applied, Commands, Kind, Serial, delete, filter},
+    subjects::Subjects,
     txn::{Failure, Transaction},
+    window::Run,
+    word::{Audience, Word},
 };
 use crate::{
     client::{answered, bounded, run},
@@ -60,6 +63,55 @@ impl Peer {
         Ok(())
     }
 
+    /// Where the link forwards, everything that stays has to be seen in the log, to go on from there; and the server has to notice when
+    /// another link writes the same document. So what changes nothing is written all the same: a document is deleted and made again, and
+    /// one that is not there is made and deleted. Where the peer does not take that, the marker names it.
+    pub(super) async fn touch(
+        &self,
+        transaction: &mut Transaction<'_>,
+        events: &[Event],
+        subjects: &mut Subjects,
+        tactics: &mut Tactics,
+    ) -> Result<(), Retry> {
+        let mut commands = Commands::default();
+        for subject in subjects.all().filter(|subject| subject.is_won && !subject.is_changed()) {
+            let event = &events[subject.event];
+            if tactics.same.has(&event.ns, &subject.key)? {
+                continue;
+            }
+            let statements = match &subject.before {
+                // A replacement by the very same is not logged.
+                Some(before) => vec![delete(&subject.key)?, Applied::Statement(Kind::Insert, before.clone())],
+                None => {
+                    let only = filter(&subject.key)?;
+                    vec![Applied::Statement(Kind::Insert, only), delete(&subject.key)?]
+                }
+            };
+            for statement in statements {
+                if let Applied::Statement(kind, statement) = statement {
+                    commands.push(subject.event, &subject.ns, &subject.key, true, kind, statement);
+                }
+            }
+        }
+        for command in commands.into_all() {
+            let reply = transaction.run(command.ns.db(), command.body()).await?;
+            match reply.refused() {
+                None => {}
+                Some((_, 112 | 251)) => {
+                    return Err(Failure::Again(Error::transient("another writer was in the way")).into());
+                }
+                Some((statement, _)) => {
+                    let event = &events[command.events.get(statement).copied().unwrap_or(0)];
+                    if let Some(key) = &event.key {
+                        tactics.same.note(Word::on(event, key, event.time, Audience::All)?)?;
+                    }
+                    return Err(Retry::Otherwise);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A change of a collection that takes no transactions. Before the commit, so that none is lost; what is there already has come
     /// before a crash. The server's own evictions are not repeated.
     pub(super) async fn write_plain(&self, event: &Event, key: &RawDocument) -> Result<(), Retry> {
@@ -74,22 +126,30 @@ impl Peer {
         let body = doc! {"update": event.ns.coll(), "updates": [statement]};
         let reply = run(&db, body, Phase::Apply).await?;
         if reply.contains_key("writeErrors") {
-            let record = records::refused(&self.settings.link, event, 0)?;
+            let record = records::refused(By::node(&self.settings.link), event, 0)?;
             self.record(record).await?;
         }
         Ok(())
     }
 
-    /// When DDL of this link was run at the peer, by the peer's clock.
-    pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<(Timestamp, Timestamp)>> {
+    /// When DDL of this link, or where it forwards of any, was run at the peer, by the peer's clock.
+    pub(super) async fn ddl_times(&self, since: Timestamp) -> Result<Vec<Run>> {
         let ledger = self.client().await?.database(names::DATABASE).collection::<Document>(names::LEDGER);
-        let ours = doc! {"link": self.settings.link.marker_id(0), "start": {"$exists": true}, "$or": [{"end": {"$gte": since}}, {"end": null}]};
-        let find = ledger.find(ours).projection(doc! {"start": 1, "end": 1});
+        let link = self.settings.link.marker_id(0);
+        let mut wanted = doc! {"start": {"$exists": true}, "$or": [{"end": {"$gte": since}}, {"end": null}]};
+        if !self.settings.forwards {
+            wanted.insert("link", &link);
+        }
+        let find = ledger.find(wanted).projection(doc! {"start": 1, "end": 1, "link": 1});
         let mut found = bounded(find.into_future(), Phase::Apply).await?;
         let mut times = Vec::new();
         while let Some(entry) = bounded(found.try_next(), Phase::Apply).await? {
             if let Ok(start) = entry.get_timestamp("start") {
-                times.push((start, entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 })));
+                let end = entry.get_timestamp("end").unwrap_or(Timestamp { time: u32::MAX, increment: 0 });
+                let id = entry.get_document("_id").ok().filter(|_| entry.get_str("link").ok() != Some(&*link));
+                let by =
+                    id.and_then(|id| Some((id.get_str("origin").ok()?.to_owned(), id.get_timestamp("time").ok()?)));
+                times.push(Run { start, end, by });
             }
         }
         Ok(times)

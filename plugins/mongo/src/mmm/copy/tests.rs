@@ -88,6 +88,7 @@ impl Pair {
                 waits: vec![],
                 unsettled: Default::default(),
                 log: LogState { clock: 0, since: zero, since_clock: 0 },
+                forward: None,
             },
             mode,
             wanted: Arc::new(move |ns: &Namespace| ns.db() == db),

@@ -96,19 +96,31 @@ impl Ledger {
         Ok(())
     }
 
-    /// Says that the command is going to be run. `start` lies before everything that it leads to.
-    pub async fn begin(&self, id: &Id, link: &str, read: &Read, marks: &[String], start: Timestamp) -> Result<()> {
+    /// Says that the command is going to be run. `start` lies before everything that it leads to; `uuid` is that of the collection at
+    /// its origin. Whether this link is the one that says so: another one may bring the same.
+    pub async fn begin(
+        &self,
+        id: &Id,
+        link: &str,
+        (read, uuid): (&Read, Option<&Binary>),
+        marks: &[String],
+        start: Timestamp,
+    ) -> Result<bool> {
         let mut entry = doc! {
             "_id": id.document(), "link": link, "ns": read.ns.as_str(), "marks": marks, "state": "running", "start": start,
             "at": DateTime::now(),
         };
-        if let Some(uuid) = &read.uuid {
+        if let Some(uuid) = uuid {
             entry.insert("uuid", uuid.clone());
         }
         // One of an earlier attempt stays as it is, with what was recognised meanwhile.
         let entries = self.collection();
         let written = entries.update_one(doc! {"_id": id.document()}, doc! {"$setOnInsert": entry}).upsert(true);
-        bounded(written.into_future(), Phase::Ddl).await.map(drop)
+        if bounded(written.into_future(), Phase::Ddl).await?.upserted_id.is_some() {
+            return Ok(true);
+        }
+        let found = entries.find_one(doc! {"_id": id.document(), "link": link});
+        Ok(bounded(found.into_future(), Phase::Ddl).await?.is_some())
     }
 
     /// Says that it was carried out, at `end` at the latest.
@@ -125,10 +137,10 @@ impl Ledger {
         bounded(written.into_future(), Phase::Ddl).await.map(drop)
     }
 
-    /// Takes back what was begun: the server has refused it.
-    pub async fn refused(&self, id: &Id) -> Result<()> {
+    /// Takes back what was begun: the server has refused it. Another link may be about to carry out the same.
+    pub async fn refused(&self, id: &Id, link: &str) -> Result<()> {
         let entries = self.collection();
-        let gone = entries.delete_one(doc! {"_id": id.document()});
+        let gone = entries.delete_one(doc! {"_id": id.document(), "link": link});
         bounded(gone.into_future(), Phase::Ddl).await.map(drop)
     }
 

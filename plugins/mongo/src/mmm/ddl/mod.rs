@@ -23,6 +23,7 @@ mod tests;
 use std::{
     collections::HashSet,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use bson::Document;
@@ -82,6 +83,9 @@ pub(crate) enum Outcome {
 
 /// How often the state is looked at again when it has changed under the command.
 const ATTEMPTS: usize = 4;
+/// How long another link may take with the same event, and how often it is looked at.
+const OTHERS: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
 const REFUSED: &str = "the target refuses the command";
 /// More namespaces than this are not remembered at once (I6).
 const MOST_NAMESPACES: usize = 10_000;
@@ -155,12 +159,24 @@ impl Applier {
         outcome
     }
 
+    /// Who has made an event of the log of `node`, and when.
+    pub async fn maker(&self, event: &Event) -> Result<(String, bson::Timestamp)> {
+        let theirs = self.known.echo(event, &Read::new(event)?.marks()).await?;
+        Ok(theirs.map_or_else(|| (self.link.node.clone(), event.time), |id| (id.origin, id.time)))
+    }
+
     async fn carry_out(&self, event: &Event, read: &Read, id: &Id) -> Result<Outcome> {
         self.ready.get_or_try_init(|| self.ledger.ensure()).await?;
         let earlier = self.ledger.earlier(id).await?;
         if earlier == Earlier::Done {
             return Ok(Outcome::AlreadySo);
         }
+        // What was brought to the node goes by the name that it has where it was made, whatever way it has come.
+        let made_from = match &read.uuid {
+            Some(uuid) if self.forwards => self.known.counterpart("peer_uuid", uuid).await?,
+            _ => None,
+        };
+        let uuid = made_from.or_else(|| read.uuid.clone());
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let start = self.ledger.now().await?;
@@ -179,7 +195,10 @@ impl Applier {
                 Decision::Refuse(why) => return self.refuse(event, read, why, None).await,
                 Decision::Run { commands, marks } => (commands, marks),
             };
-            self.ledger.begin(id, &self.link.marker_id(0), read, &marks, start).await?;
+            let is_ours = self.ledger.begin(id, &self.link.marker_id(0), (read, uuid.as_ref()), &marks, start).await?;
+            if !is_ours && self.wait_for_other(id).await? {
+                return Ok(Outcome::AlreadySo);
+            }
             match self.run(read.ns.db(), &commands).await? {
                 Ran::Done(end) => {
                     let uuid = self.made(read).await?;
@@ -201,13 +220,27 @@ impl Applier {
         self.refuse(event, read, REFUSED, last).await
     }
 
+    /// Where several links bring the same, the first carries it out: twice in the log, the second would look like one that was made
+    /// there. Whether it has; a link that takes longer may be gone.
+    async fn wait_for_other(&self, id: &Id) -> Result<bool> {
+        for _ in 0..OTHERS.as_millis() / PAUSE.as_millis() {
+            if self.ledger.earlier(id).await? == Earlier::Done {
+                return Ok(true);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(false)
+    }
+
     /// After a command that was not carried out. Whether it was, by an earlier attempt that was still under way.
     async fn take_back(&self, id: &Id, earlier: &Earlier, commands: usize) -> Result<bool> {
-        if matches!(earlier, Earlier::Begun(_)) && self.ledger.earlier(id).await? == Earlier::Done {
+        // Another link may bring the same, and have been faster.
+        let is_tried = self.forwards || matches!(earlier, Earlier::Begun(_));
+        if is_tried && self.ledger.earlier(id).await? == Earlier::Done {
             return Ok(true);
         }
         if commands == 1 {
-            self.ledger.refused(id).await?;
+            self.ledger.refused(id, &self.link.marker_id(0)).await?;
         }
         // Of several, some may have been carried out, and come back.
         Ok(false)

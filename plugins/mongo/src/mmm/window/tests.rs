@@ -72,6 +72,7 @@ fn marker(node: &str, peer: &str) -> Marker {
         waits: vec![],
         unsettled: Unsettled::default(),
         log: LogState { clock: 0, since: time(0), since_clock: 0 },
+        forward: None,
     }
 }
 

@@ -48,7 +48,7 @@ async fn what_was_not_carried_out_is_done() {
     let read = Read::new(&events[0]).unwrap();
     let id = Id { origin: format!("a{}", p.db), time: events[0].time, index: events[0].index };
     let ledger = Ledger::new(&p.b.client);
-    ledger.begin(&id, "link", &read, &read.marks(), ledger.now().await.unwrap()).await.unwrap();
+    ledger.begin(&id, "link", (&read, read.uuid.as_ref()), &read.marks(), ledger.now().await.unwrap()).await.unwrap();
     assert_eq!(names(&apply(&p.ab, &events).await), ["create x: Applied"]);
     assert_eq!(names(&p.back().await), ["create x: Echo"]);
     p.assert_equal("create").await;

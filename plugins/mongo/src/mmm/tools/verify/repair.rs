@@ -174,12 +174,14 @@ async fn marker(pair: &Pair, winner: usize) -> Result<Marker> {
         waits: Vec::new(),
         unsettled: Default::default(),
         log: LogState { clock: 0, since: zero, since_clock: 0 },
+        forward: None,
     });
     Ok(Marker {
         writes: Vec::new(),
         fields: Default::default(),
         again: Vec::new(),
         waits: Vec::new(),
+        forward: None,
         lane: LANE,
         route: "verify --repair".into(),
         generation: 1,
