@@ -1,11 +1,11 @@
-use bson::{Bson, RawDocumentBuf};
+use bson::{Bson, RawDocumentBuf, doc};
 use oplogue_api::{Change, Doc, EventId, Position, Txn};
 
 use super::*;
 use crate::mmm::{
     marker::LogState,
     touched::Touched,
-    word::{Audience, NOTHING},
+    word::{Audience, NOTHING, Word},
 };
 
 fn time(n: u32) -> Timestamp {
