@@ -47,11 +47,6 @@ async fn a_ring_with_keys_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ring_on_the_same_keys() {
-    together(mesh(4, RING).await, &[0, 1, 2, 3], "a ring").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_ring_in_one_direction_on_the_same_keys() {
     together(mesh(4, ONE_WAY_RING).await, &[0, 1, 2, 3], "a ring in one direction").await;
 }
@@ -59,11 +54,6 @@ async fn a_ring_in_one_direction_on_the_same_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_router_of_a_hub_is_killed_over_and_over() {
     killed(mesh(4, HUB).await, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_router_of_a_ring_is_killed_over_and_over() {
-    killed(mesh(4, RING).await, false).await;
 }
 
 /// How many commands of that name are in the log of an end.
