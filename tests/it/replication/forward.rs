@@ -9,7 +9,6 @@ use super::{
     mesh::{Mesh, ends, newest, shared, text},
     random::{apart, together},
     silence::{seconds, written},
-    trouble::killed,
 };
 use crate::{process::Oplogue, replication_docs::block};
 
@@ -43,11 +42,6 @@ async fn a_hub_with_keys_of_their_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ring_on_the_same_keys() {
     together(mesh(4, RING).await, &[0, 1, 2, 3], "a ring").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_router_of_a_hub_is_killed_over_and_over() {
-    killed(mesh(4, HUB).await, false).await;
 }
 
 /// How many commands of that name are in the log of an end.
