@@ -25,6 +25,7 @@ mod selection;
 mod suggest;
 mod tool;
 mod units;
+mod verdict;
 mod wire;
 
 pub use change::{Change, Path, PathPart, Update};
@@ -46,6 +47,7 @@ pub use tool::{
     Action, Argument, ArgumentKind, Outcome, RunTool, Tool, ToolArguments, ToolContext, ToolNode, ToolRoute,
 };
 pub use units::{ByteSize, Period};
+pub use verdict::{Verdict, Verdicts};
 
 pub use async_trait::async_trait;
 pub use bson;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oplogue_api::{BadEvent, Batch, Doc, Error, Event, Op, Result, Transform, async_trait};
+use oplogue_api::{Batch, Doc, Event, Result, Transform, Verdict, Verdicts, async_trait};
 
 use crate::{
     answer::{self, wrong},
@@ -11,41 +11,22 @@ use crate::{
     request,
 };
 
-/// What becomes of an event.
-enum Verdict {
-    Keep,
-    Drop,
-    Replace(Box<Event>),
-    Bad(Error),
-}
-
 pub struct External {
     process: Process,
-    /// The verdicts on the batch that was prepared: one an event, then one for each bad one that is an event.
-    prepared: Option<Vec<Verdict>>,
+    prepared: Verdicts,
 }
 
 impl External {
     pub fn new(spec: Spec) -> External {
-        External { process: Process::new(spec), prepared: None }
+        External { process: Process::new(spec), prepared: Verdicts::default() }
     }
-}
-
-/// All events of the batch; those that an earlier transform refused, too: what the child takes out shall not be in a dead letter.
-fn all(batch: &Batch) -> impl Iterator<Item = &Event> {
-    batch.events.iter().chain(batch.bad.iter().filter_map(|bad| bad.event.as_deref()))
-}
-
-/// What tells of trouble is not for the child to judge (T3).
-fn passes(event: &Event) -> bool {
-    matches!(event.op, Op::Gap | Op::DeadLetter)
 }
 
 #[async_trait]
 impl Transform for External {
     async fn prepare(&mut self, batch: &Batch) -> Result<()> {
-        self.prepared = None;
-        let asked: Vec<&Event> = all(batch).filter(|event| !passes(event)).collect();
+        self.prepared.clear();
+        let asked: Vec<&Event> = Verdicts::asked(batch).collect();
         let mut verdicts = Vec::with_capacity(asked.len());
         for piece in request::pieces(&asked) {
             self.process.start().await?;
@@ -54,54 +35,12 @@ impl Transform for External {
             let answer = self.process.call("transform", request::of_events(piece.iter().copied(), raw)).await?;
             verdicts.extend(read(&answer, piece)?);
         }
-        let mut verdicts = verdicts.into_iter();
-        let all = all(batch).map(|event| match passes(event) {
-            true => Verdict::Keep,
-            // There is one for each.
-            false => verdicts.next().unwrap_or(Verdict::Keep),
-        });
-        self.prepared = Some(all.collect());
+        self.prepared.note(batch, verdicts);
         Ok(())
     }
 
     fn apply(&mut self, batch: &mut Batch) -> Result<()> {
-        let prepared = self.prepared.take();
-        let count = all(batch).count();
-        if count == 0 {
-            return Ok(());
-        }
-        let Some(mut verdicts) = prepared.filter(|verdicts| verdicts.len() == count) else {
-            return Err(Error::bug("a batch was to be transformed that the child had not been asked about"));
-        };
-        if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Keep)) {
-            return Ok(());
-        }
-        let mut of_bad = verdicts.split_off(batch.events.len()).into_iter();
-        batch.bad.retain_mut(|bad| {
-            let Some(event) = &mut bad.event else { return true };
-            match of_bad.next() {
-                Some(Verdict::Replace(new)) => *event = new,
-                Some(Verdict::Drop) => return false,
-                Some(Verdict::Keep | Verdict::Bad(_)) | None => {}
-            }
-            true
-        });
-        let mut old = std::mem::take(&mut batch.bad).into_iter().peekable();
-        let mut kept = Vec::with_capacity(batch.events.len());
-        for (i, (event, verdict)) in std::mem::take(&mut batch.events).into_iter().zip(verdicts).enumerate() {
-            while let Some(bad) = old.next_if(|bad| bad.before <= i) {
-                batch.bad.push(BadEvent { before: kept.len(), ..bad });
-            }
-            match verdict {
-                Verdict::Keep => kept.push(event),
-                Verdict::Drop => {}
-                Verdict::Replace(new) => kept.push(*new),
-                Verdict::Bad(error) => batch.bad.push(BadEvent::refused(kept.len(), event, error)),
-            }
-        }
-        batch.bad.extend(old.map(|bad| BadEvent { before: kept.len(), ..bad }));
-        batch.events = kept;
-        Ok(())
+        self.prepared.apply(batch)
     }
 }
 
@@ -147,7 +86,7 @@ fn replaced(old: &Event, document: &Doc) -> Result<Event, String> {
     if new.id() != old.id() {
         return Err(format!("with the event {}, but it is {}", new.id(), old.id()));
     }
-    if new.op.is_barrier() != old.op.is_barrier() || passes(&new) {
+    if new.op.is_barrier() != old.op.is_barrier() || Verdicts::passes(&new) {
         return Err(format!("by making {} of {}", new.op.name(), old.op.name()));
     }
     if new.op.is_barrier() == new.key.is_some() {

@@ -1,9 +1,7 @@
 //! An event as a script has left it.
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, cstr, raw::CString, rawdoc};
-use oplogue_api::{Change, Doc, Error, Event, Namespace, Op, Result};
-
-use crate::verdict::Verdict;
+use oplogue_api::{Change, Doc, Error, Event, Namespace, Op, Result, Verdict};
 
 /// The documents of an event that a script may edit, in the order of the prelude: key, after, before, update.
 pub const EDITABLE: [&str; 4] = ["key", "after", "before", "update"];

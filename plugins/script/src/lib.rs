@@ -11,7 +11,6 @@ mod options;
 mod read;
 mod sandbox;
 mod transform;
-mod verdict;
 mod worker;
 mod write;
 

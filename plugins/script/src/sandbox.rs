@@ -11,7 +11,7 @@ use std::{
 };
 
 use bson::{Decimal128, spec::ElementType};
-use oplogue_api::{Change, Doc, Error, Event, Result, raw::Value as Raw};
+use oplogue_api::{Change, Doc, Error, Event, Result, Verdict, raw::Value as Raw};
 use rquickjs::{
     Array, CatchResultExt, CaughtError, Context, Ctx, Exception, Function, Object, Runtime, Value,
     context::{EvalOptions, intrinsic},
@@ -23,7 +23,6 @@ use crate::{
     message::{Words, excerpt, place},
     options::Script,
     read::{Origins, Reader, Tools, hex, unhex},
-    verdict::Verdict,
     write::{Unwritable, Writer},
 };
 

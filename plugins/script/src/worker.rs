@@ -10,14 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use oplogue_api::{Error, Event, Result};
+use oplogue_api::{Error, Event, Result, Verdict};
 use tokio::sync::oneshot;
 
 use crate::{
     message::Words,
     options::Script,
     sandbox::{self, Limit, Pulse, Sandbox, THREAD_STACK, for_bytes},
-    verdict::Verdict,
 };
 
 /// How long nothing may be heard of an engine at all. It tells of itself every some thousand instructions, also while others have the CPU.
