@@ -393,7 +393,7 @@ async fn an_image_is_never_older_than_its_event_whichever_member_answers() {
             }
         };
         let updates = |r: &Reader| r.events.iter().filter(|e| e.op == Op::Update && e.ns.coll() == coll.name()).count();
-        let ((), ()) = tokio::join!(reader.until("the updates", |r| updates(r) == 300), writer);
+        tokio::join!(reader.until_in_spite("the updates", |r| updates(r) == 300), writer);
         let (mut n, mut last) = (0, [0; 5]);
         for event in reader.events.iter().filter(|e| e.op == Op::Update && e.ns.coll() == coll.name()) {
             n += 1;

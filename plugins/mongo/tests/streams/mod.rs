@@ -30,8 +30,18 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Opens it, again after every error that a router opens again for: the member that is asked may lag behind the one
+    /// that was asked for the place.
     pub async fn open(kind: &str, uri: &str, toml: &str, from: StartAt<'_>) -> Reader {
-        Reader::try_open(kind, uri, toml, from).await.expect("the source opens")
+        let since = Instant::now();
+        loop {
+            match Reader::try_open(kind, uri, toml, from).await {
+                Err(e) if e.kind() == oplogue_api::ErrorKind::Transient && since.elapsed() < LIMIT => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return opened.expect("the source opens"),
+            }
+        }
     }
 
     pub async fn try_open(kind: &str, uri: &str, toml: &str, from: StartAt<'_>) -> Result<Reader, Error> {
