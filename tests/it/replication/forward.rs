@@ -9,6 +9,7 @@ use super::{
     mesh::{Mesh, ends, newest, shared, text},
     random::{apart, together},
     silence::{seconds, written},
+    trouble::killed,
 };
 use crate::{process::Oplogue, replication_docs::block};
 
@@ -21,7 +22,8 @@ async fn mesh(n: usize, links: &[(usize, usize)]) -> Mesh {
 const CHAIN: &[(usize, usize)] = &[(0, 1), (1, 0), (1, 2), (2, 1)];
 /// The last one is the hub.
 const HUB: &[(usize, usize)] = &[(0, 3), (3, 0), (1, 3), (3, 1), (2, 3), (3, 2)];
-const RING: &[(usize, usize)] = &[(0, 1), (1, 2), (2, 3), (3, 0)];
+const RING: &[(usize, usize)] = &[(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2), (3, 0), (0, 3)];
+const ONE_WAY_RING: &[(usize, usize)] = &[(0, 1), (1, 2), (2, 3), (3, 0)];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_in_one_direction() {
@@ -40,8 +42,28 @@ async fn a_hub_with_keys_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ring_with_keys_of_their_own() {
+    apart(mesh(4, RING).await, &[0, 1, 2, 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ring_on_the_same_keys() {
     together(mesh(4, RING).await, &[0, 1, 2, 3], "a ring").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_in_one_direction_on_the_same_keys() {
+    together(mesh(4, ONE_WAY_RING).await, &[0, 1, 2, 3], "a ring in one direction").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_router_of_a_hub_is_killed_over_and_over() {
+    killed(mesh(4, HUB).await, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_router_of_a_ring_is_killed_over_and_over() {
+    killed(mesh(4, RING).await, false).await;
 }
 
 /// How many commands of that name are in the log of an end.
@@ -89,6 +111,7 @@ async fn collections_and_indexes_go_along_a_chain() {
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_and_indexes_go_around() {
     collections(4, RING).await;
+    collections(4, ONE_WAY_RING).await;
 }
 
 /// What two leaves have written without knowing of each other is decided alike everywhere, and the record names the leaves.

@@ -49,7 +49,7 @@ impl Peer {
                 }
                 return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
             }
-            if command.must_find().is_some_and(|n| n != reply.n()) {
+            if command.must_find(self.settings.forwards).is_some_and(|n| n != reply.n()) {
                 // One of them is missing, or has another shape than at the origin: look at all.
                 for event in &command.events {
                     let event = &events[*event];

@@ -86,7 +86,7 @@ impl Applier {
 
     async fn drop_collection(&self, read: &Read, view: Option<bool>) -> Result<Decision> {
         let Some(found) = collection(&self.peer, &read.ns).await? else { return Ok(Decision::AlreadySo) };
-        if view.is_some_and(|view| view == found.is_plain()) || !self.is_counterpart(read.uuid.as_ref(), &found).await?
+        if view.is_some_and(|view| view == found.is_plain()) || !self.is_counterpart(read, read.uuid.as_ref(), &found).await?
         {
             return Ok(Decision::Refuse(OTHER_BY_NOW));
         }
@@ -113,18 +113,18 @@ impl Applier {
         let there = collection(&self.peer, to).await?;
         let Some(found) = collection(&self.peer, &read.ns).await? else {
             return Ok(match there {
-                Some(there) if self.is_known_counterpart(read.uuid.as_ref(), &there).await? => Decision::AlreadySo,
+                Some(there) if self.is_known_counterpart(read, &there).await? => Decision::AlreadySo,
                 _ => Decision::Resync("it was renamed, and the target does not have the collection that it was"),
             });
         };
-        if !self.is_counterpart(read.uuid.as_ref(), &found).await? {
+        if !self.is_counterpart(read, read.uuid.as_ref(), &found).await? {
             return Ok(Decision::Refuse(OTHER_BY_NOW));
         }
         let drop_target = match (&there, target) {
             (None, _) => false,
             (Some(_), Target::Free) => return Ok(Decision::Refuse("the target has a collection with the new name")),
             (Some(there), Target::Dropped(uuid)) => {
-                if !self.is_counterpart(Some(uuid), there).await? {
+                if !self.is_counterpart(read, Some(uuid), there).await? {
                     return Ok(Decision::Refuse("another collection has the new name at the target"));
                 }
                 true
@@ -240,23 +240,26 @@ impl Applier {
 
     /// Whether the collection at the peer is the one that the origin knows by `uuid`; also where that is not known, because it was there
     /// before the link.
-    async fn is_counterpart(&self, uuid: Option<&Binary>, there: &Existing) -> Result<bool> {
-        Ok(match self.counterparts(uuid).await? {
+    async fn is_counterpart(&self, read: &Read, uuid: Option<&Binary>, there: &Existing) -> Result<bool> {
+        Ok(match self.counterparts(read, uuid).await? {
             Some(known) => there.uuid.as_ref().is_none_or(|uuid| known.contains(uuid)),
             None => true,
         })
     }
 
-    async fn is_known_counterpart(&self, uuid: Option<&Binary>, there: &Existing) -> Result<bool> {
-        let known = self.counterparts(uuid).await?.unwrap_or_default();
+    async fn is_known_counterpart(&self, read: &Read, there: &Existing) -> Result<bool> {
+        let known = self.counterparts(read, read.uuid.as_ref()).await?.unwrap_or_default();
         Ok(there.uuid.as_ref().is_some_and(|uuid| known.contains(uuid)))
     }
 
     /// What the collection can be at the peer: what was made from it there, what it was made from, or what both were made from.
-    async fn counterparts(&self, uuid: Option<&Binary>) -> Result<Option<Vec<Binary>>> {
+    async fn counterparts(&self, read: &Read, uuid: Option<&Binary>) -> Result<Option<Vec<Binary>>> {
         let Some(uuid) = uuid else { return Ok(None) };
         let mut known = Vec::new();
-        let source = self.known.counterpart("peer_uuid", uuid).await?;
+        let source = match read.uuid.as_ref() == Some(uuid) {
+            true => read.made_from.clone(),
+            false => self.known.counterpart("peer_uuid", uuid).await?,
+        };
         for uuid in source.iter().chain([uuid]) {
             known.extend(self.ledger.counterpart("uuid", uuid).await?);
         }

@@ -58,6 +58,8 @@ pub(crate) struct Read {
     pub ns: Namespace,
     /// The collection at the origin.
     pub uuid: Option<Binary>,
+    /// The collection at the node where it was made first, where that is another one.
+    pub made_from: Option<Binary>,
 }
 
 impl Read {
@@ -82,7 +84,7 @@ impl Read {
             (op, true) => streamed(op, &raw)?,
             (op, false) => logged(op, &raw)?,
         };
-        Ok(Read { what, ns, uuid })
+        Ok(Read { what, ns, uuid, made_from: None })
     }
 
     /// What it does, in a form that is the same for the command that a replicator runs and the events that the command leads to:
@@ -101,6 +103,11 @@ impl Read {
             Described::Modify(_) | Described::ModifyView => of("collMod"),
             Described::Unknown(name) => of(name),
         }
+    }
+
+    /// Whether a collection came to be by it.
+    pub fn makes_collection(&self) -> bool {
+        matches!(self.what, Described::Create(_) | Described::Replaced { .. })
     }
 
     /// Whether it takes data away, or may.

@@ -62,8 +62,8 @@ pub(crate) enum Earlier {
     None,
     /// It is done.
     Done,
-    /// It was begun at this time, and nothing in the log says that it was carried out.
-    Begun(Timestamp),
+    /// It was begun by this link, and nothing in the log says that it was carried out.
+    Begun(String),
 }
 
 /// The ledger of one deployment.
@@ -158,17 +158,22 @@ impl Ledger {
         let ns = entry.get_str("ns").unwrap_or_default();
         let db = ns.split('.').next().unwrap_or_default();
         match self.search(db, &marks, start).await? {
-            Some(end) => {
-                self.done(id, end, None, false).await?;
+            Some((end, made)) => {
+                self.done(id, end, made, false).await?;
                 Ok(Earlier::Done)
             }
-            None => Ok(Earlier::Begun(start)),
+            None => Ok(Earlier::Begun(entry.get_str("link").unwrap_or_default().to_owned())),
         }
     }
 
-    /// When everything that the marks name had been logged, after `start`; `None` when something was not, or the log does not reach
-    /// back.
-    async fn search(&self, db: &str, marks: &[&str], start: Timestamp) -> Result<Option<Timestamp>> {
+    /// When everything that the marks name had been logged, after `start`, and the collection that was made by it; `None` when
+    /// something was not logged, or the log does not reach back.
+    async fn search(
+        &self,
+        db: &str,
+        marks: &[&str],
+        start: Timestamp,
+    ) -> Result<Option<(Timestamp, Option<Binary>)>> {
         let log = self.client.database("local").collection::<Document>("oplog.rs");
         let spaces = [format!("{db}.$cmd"), format!("{db}.system.views")];
         let entries = async {
@@ -185,7 +190,7 @@ impl Ledger {
             },
             Err(e) => return Err(classify(e, Phase::Ddl)),
         };
-        let (mut missing, mut end) = (marks.to_vec(), start);
+        let (mut missing, mut end, mut collection) = (marks.to_vec(), start, None);
         let (mut decoder, mut events, mut bad) = (Decoder::new(false), Vec::new(), Vec::new());
         for entry in entries {
             if let Ok(raw) = bson::RawDocumentBuf::try_from(&entry) {
@@ -198,13 +203,17 @@ impl Ledger {
             if !made.is_empty() && made.iter().all(|mark| missing.contains(&mark.as_str())) {
                 missing.retain(|mark| !made.iter().any(|m| m == mark));
                 end = end.max(event.time);
+                if read.makes_collection() {
+                    collection = read.uuid;
+                }
             }
         }
-        Ok((missing.is_empty() && !marks.is_empty()).then_some(end))
+        Ok((missing.is_empty() && !marks.is_empty()).then_some((end, collection)))
     }
 
-    /// Whether the event, of the log of this deployment, is what a replicator's command led to: then whose event that had been.
-    pub async fn echo(&self, event: &Event, marks: &[String]) -> Result<Option<Id>> {
+    /// Whether the event, of the log of this deployment, is what a replicator's command led to: then whose event that had been, and the
+    /// collection that it was about there.
+    pub async fn echo(&self, event: &Event, marks: &[String]) -> Result<Option<(Id, Option<Binary>)>> {
         let time = event.time;
         let filter = doc! {
             "marks": {"$all": marks}, "start": {"$lt": time}, "$or": [{"end": {"$exists": false}}, {"end": {"$gte": time}}],
@@ -215,7 +224,7 @@ impl Ledger {
             let Some(id) = entry.get_document("_id").ok().and_then(Id::read) else { continue };
             let exact = entry.contains_key("end") && !entry.get_bool("once").is_ok_and(|is| is);
             if exact || self.is_first(&id, marks, time).await? {
-                return Ok(Some(id));
+                return Ok(Some((id, binary(&entry, "uuid"))));
             }
         }
         Ok(None)
@@ -239,15 +248,19 @@ impl Ledger {
         let entries = self.collection();
         let found = entries.find_one(doc! {by: uuid.clone(), other: {"$exists": true}});
         let entry = bounded(found.into_future(), Phase::Ddl).await?;
-        Ok(entry.and_then(|e| match e.get(other) {
-            Some(Bson::Binary(uuid)) => Some(uuid.clone()),
-            _ => None,
-        }))
+        Ok(entry.and_then(|entry| binary(&entry, other)))
     }
 
     /// The cluster time of this deployment.
     pub async fn now(&self) -> Result<Timestamp> {
         now(&self.client).await
+    }
+}
+
+fn binary(entry: &Document, name: &str) -> Option<Binary> {
+    match entry.get(name) {
+        Some(Bson::Binary(found)) => Some(found.clone()),
+        _ => None,
     }
 }
 

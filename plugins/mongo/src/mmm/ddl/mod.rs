@@ -136,13 +136,13 @@ impl Applier {
     /// Transient ones; those of kind `Operator` for the policy "stop" and for missing privileges; those of kind `Data` for an event
     /// that is damaged.
     pub async fn apply(&self, event: &Event) -> Result<Outcome> {
-        let read = Read::new(event)?;
+        let mut read = Read::new(event)?;
         let mut id = Id { origin: self.link.node.clone(), time: event.time, index: event.index };
-        if let Some(theirs) = self.known.echo(event, &read.marks()).await? {
+        if let Some((theirs, made_from)) = self.known.echo(event, &read.marks()).await? {
             if !self.forwards || theirs.origin == self.link.peer {
                 return Ok(Outcome::Echo);
             }
-            id = theirs;
+            (id, read.made_from) = (theirs, made_from);
         }
         let drops = read.drops();
         match if drops { self.policy.drops } else { self.policy.changes } {
@@ -153,6 +153,9 @@ impl Applier {
             }
             Ddl::Stop => return Err(self.stopped(&read, drops)),
         }
+        if let (None, Some(uuid)) = (&read.made_from, &read.uuid) {
+            read.made_from = self.known.counterpart("peer_uuid", uuid).await?;
+        }
         self.kinds.forget_database(read.ns.db());
         let outcome = self.carry_out(event, &read, &id).await;
         self.kinds.forget_database(read.ns.db());
@@ -162,21 +165,17 @@ impl Applier {
     /// Who has made an event of the log of `node`, and when.
     pub async fn maker(&self, event: &Event) -> Result<(String, bson::Timestamp)> {
         let theirs = self.known.echo(event, &Read::new(event)?.marks()).await?;
-        Ok(theirs.map_or_else(|| (self.link.node.clone(), event.time), |id| (id.origin, id.time)))
+        Ok(theirs.map_or_else(|| (self.link.node.clone(), event.time), |(id, _)| (id.origin, id.time)))
     }
 
     async fn carry_out(&self, event: &Event, read: &Read, id: &Id) -> Result<Outcome> {
         self.ready.get_or_try_init(|| self.ledger.ensure()).await?;
         let earlier = self.ledger.earlier(id).await?;
-        if earlier == Earlier::Done {
+        if self.is_done(id, &earlier).await? {
             return Ok(Outcome::AlreadySo);
         }
         // What was brought to the node goes by the name that it has where it was made, whatever way it has come.
-        let made_from = match &read.uuid {
-            Some(uuid) if self.forwards => self.known.counterpart("peer_uuid", uuid).await?,
-            _ => None,
-        };
-        let uuid = made_from.or_else(|| read.uuid.clone());
+        let uuid = read.made_from.as_ref().filter(|_| self.forwards).or(read.uuid.as_ref());
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let start = self.ledger.now().await?;
@@ -188,6 +187,9 @@ impl Applier {
                     }
                     return Ok(Outcome::AlreadySo);
                 }
+                Decision::Resync(_) | Decision::Refuse(_) if self.forwards && self.is_done_by_now(id).await? => {
+                    return Ok(Outcome::AlreadySo);
+                }
                 Decision::Resync(why) => {
                     warn!(ns = %read.ns, link = %self.link.marker_id(0), why, "the collection has to be copied");
                     return Ok(Outcome::Resync { ns: read.resync_ns(), why });
@@ -195,7 +197,7 @@ impl Applier {
                 Decision::Refuse(why) => return self.refuse(event, read, why, None).await,
                 Decision::Run { commands, marks } => (commands, marks),
             };
-            let is_ours = self.ledger.begin(id, &self.link.marker_id(0), (read, uuid.as_ref()), &marks, start).await?;
+            let is_ours = self.ledger.begin(id, &self.link.marker_id(0), (read, uuid), &marks, start).await?;
             if !is_ours && self.wait_for_other(id).await? {
                 return Ok(Outcome::AlreadySo);
             }
@@ -220,14 +222,30 @@ impl Applier {
         self.refuse(event, read, REFUSED, last).await
     }
 
+    /// Whether it is done, or another link that has begun with it comes to its end.
+    async fn is_done(&self, id: &Id, earlier: &Earlier) -> Result<bool> {
+        Ok(match earlier {
+            Earlier::None => false,
+            Earlier::Done => true,
+            Earlier::Begun(by) => *by != self.link.marker_id(0) && self.wait_for_other(id).await?,
+        })
+    }
+
+    /// The same of a link that may have begun with it since it was asked first.
+    async fn is_done_by_now(&self, id: &Id) -> Result<bool> {
+        let earlier = self.ledger.earlier(id).await?;
+        self.is_done(id, &earlier).await
+    }
+
     /// Where several links bring the same, the first carries it out: twice in the log, the second would look like one that was made
-    /// there. Whether it has; a link that takes longer may be gone.
+    /// there. Whether it has; a link that takes longer may be gone, and one that was refused has taken back what it began.
     async fn wait_for_other(&self, id: &Id) -> Result<bool> {
         for _ in 0..OTHERS.as_millis() / PAUSE.as_millis() {
-            if self.ledger.earlier(id).await? == Earlier::Done {
-                return Ok(true);
+            match self.ledger.earlier(id).await? {
+                Earlier::Done => return Ok(true),
+                Earlier::None => return Ok(false),
+                Earlier::Begun(_) => tokio::time::sleep(PAUSE).await,
             }
-            tokio::time::sleep(PAUSE).await;
         }
         Ok(false)
     }
@@ -248,11 +266,9 @@ impl Applier {
 
     /// The collection that the event has made here.
     async fn made(&self, read: &Read) -> Result<Option<bson::Binary>> {
-        match read.what {
-            Described::Create(_) | Described::Replaced { .. } => {
-                Ok(state::collection(&self.peer, &read.ns).await?.and_then(|c| c.uuid))
-            }
-            _ => Ok(None),
+        match read.makes_collection() {
+            true => Ok(state::collection(&self.peer, &read.ns).await?.and_then(|c| c.uuid)),
+            false => Ok(None),
         }
     }
 
