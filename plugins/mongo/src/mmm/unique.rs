@@ -148,8 +148,9 @@ impl Peer {
         }
         let mut told = marker.unsettled.clone();
         told.merge(&met);
-        if told != marker.unsettled {
-            // The marker is written already, without them.
+        let decides = marker.forward.as_ref().is_none_or(|forward| forward.decides || met.is_empty());
+        if told != marker.unsettled || !decides {
+            // The marker is written already, without them, or without saying that something is decided here.
             tactics.met.merge(&met);
             return Err(Retry::Otherwise);
         }
