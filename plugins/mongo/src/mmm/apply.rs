@@ -31,7 +31,7 @@ use super::{
 const MOST_WORDS: usize = 4 << 20;
 
 /// A document, by namespace and hash of its key.
-type Place = (Namespace, u64);
+pub(super) type Place = (Namespace, u64);
 
 /// What earlier attempts at the same events have shown.
 #[derive(Default)]
@@ -222,7 +222,7 @@ impl Peer {
     ) -> Result<Writes, Retry> {
         self.read(transaction, &mut subjects).await?;
         let is_statement = |n: usize| matches!(plans[n], Plan::Statement(..)) && self.settings.stamp.is_none();
-        let mut nested = nested::statements(transaction, events, is_statement, tactics).await?;
+        let (mut nested, shapes) = nested::statements(events, is_statement)?;
 
         let mut commands = Commands::default();
         let mut wanted: Vec<Wanted> = Vec::new();
@@ -351,12 +351,20 @@ impl Peer {
             None => Ok(document.to_owned()),
         };
         subjects.write(&mut commands, |ns| state.serial.contains(ns), finish)?;
-        self.write(transaction, state, events, commands, tactics).await?;
-        if self.settings.forwards {
-            self.touch(transaction, events, &mut subjects, tactics).await?;
+        let write = async {
+            self.write(transaction, state, events, commands, tactics).await?;
+            self.touch(transaction, state, events, &mut subjects, tactics).await?;
+            self.write_beside(transaction, state, &writes).await
+        };
+        let (others, written) = tokio::join!(shapes.others(self.client().await?), write);
+        match (others?, written) {
+            (others, Ok(())) if others.is_empty() => Ok(writes),
+            (_, Err(Retry::Failure(failure))) => Err(failure.into()),
+            (others, _) => {
+                tactics.read.extend(others);
+                Err(Retry::Otherwise)
+            }
         }
-        self.write_beside(transaction, &writes).await?;
-        Ok(writes)
     }
 
     /// The first write of the transaction: it fixes the snapshot, and fences whoever has claimed the link before.

@@ -1,24 +1,33 @@
 //! Changes of nested fields as `$set` and `$unset` of their paths.
 //!
 //! The server applies a path in half the time that a diff takes, and in a third of what it takes with the shape as its condition. But
-//! a path makes what is missing on its way. So the documents are asked for their shape before, all of a collection with one
-//! question: what the transaction finds then is what it writes to, or the server refuses it.
+//! a path makes what is missing on its way. So the documents are asked for their shape, all of a collection with one
+//! question, beside the transaction that writes them: what others write to them between its snapshot and its commit, the server
+//! refuses to one of the two, so whatever is found in that time is what the transaction has written to.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    future::IntoFuture,
+};
 
 use bson::{
     Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc,
     raw::{CString, cstr},
 };
+use futures_util::TryStreamExt;
+use mongodb::{
+    Client,
+    options::{CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria},
+};
 use oplogue_api::{Change, Error, Event, Namespace, Op, Result, hash_key};
 
 use super::{
-    apply::{Retry, Tactics},
+    apply::Place,
     origin::as_bson,
     shape,
     statements::{Applied, id, update},
-    txn::Transaction,
 };
+use crate::{client::bounded, errors::Phase};
 
 /// A question for the shapes of fewer documents costs more than it saves.
 const LEAST: usize = 16;
@@ -34,14 +43,48 @@ struct Nested {
     shape: Shape,
 }
 
+/// What has to be true of documents, all of one collection.
+struct Question {
+    ns: Namespace,
+    /// The documents with another shape.
+    filter: Document,
+    /// The hashes of the keys of all.
+    asked: HashSet<u64>,
+}
+
+/// What has to be true of documents before a transaction is committed.
+#[derive(Default)]
+pub(super) struct Questions(Vec<Question>);
+
+impl Questions {
+    /// The documents that have another shape than is needed. To be asked behind the first write of the transaction, which fixes its
+    /// snapshot.
+    pub async fn others(&self, client: &Client) -> Result<Vec<Place>> {
+        let mut others = Vec::new();
+        for Question { ns, filter, asked } in &self.0 {
+            let options = CollectionOptions::builder()
+                .read_concern(ReadConcern::local())
+                .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+                .build();
+            let coll = client.database(ns.db()).collection_with_options::<RawDocumentBuf>(ns.coll(), options);
+            let find = coll.find(filter.clone()).projection(doc! {"_id": 1});
+            let mut found = bounded(find.into_future(), Phase::Apply).await?;
+            while let Some(document) = bounded(found.try_next(), Phase::Apply).await? {
+                // By the collation of the collection an `_id` may be found that was not asked for.
+                let key = hash_key(&document);
+                others.extend(asked.contains(&key).then(|| (ns.clone(), key)));
+            }
+        }
+        Ok(others)
+    }
+}
+
 /// Statements for the events that change nested fields and are the first of their document here, where a collection has enough of
-/// them. By event.
-pub(super) async fn statements(
-    transaction: &mut Transaction<'_>,
+/// them, by event; and what has to be true for them.
+pub(super) fn statements(
     events: &[Event],
     is_candidate: impl Fn(usize) -> bool,
-    tactics: &mut Tactics,
-) -> Result<HashMap<usize, RawDocumentBuf>, Retry> {
+) -> Result<(HashMap<usize, RawDocumentBuf>, Questions)> {
     let mut known = HashSet::new();
     let mut all: HashMap<&Namespace, Vec<(usize, Nested)>> = HashMap::new();
     for (n, event) in events.iter().enumerate() {
@@ -56,21 +99,14 @@ pub(super) async fn statements(
             all.entry(&event.ns).or_default().push((n, nested));
         }
     }
-    let mut found = HashMap::new();
     let is_worth_it = |some: &[(usize, Nested)]| {
         let shapes: HashSet<&Shape> = some.iter().map(|(_, nested)| &nested.shape).collect();
         some.len() >= LEAST && shapes.len() <= MOST_SHAPES
     };
+    let (mut found, mut questions) = (HashMap::new(), Questions::default());
     for (ns, some) in all.into_iter().filter(|(_, some)| is_worth_it(some)) {
-        let asked: HashSet<u64> = keys(&some, events).map(hash_key).collect();
-        let other = transaction.documents(ns.db(), ns.coll(), another_shape(&some, events)?).await?;
-        // By the collation of the collection an `_id` may be found that was not asked for.
-        let other = other.iter().map(|document| hash_key(document)).filter(|key| asked.contains(key));
-        let other: Vec<_> = other.map(|key| (ns.clone(), key)).collect();
-        if !other.is_empty() {
-            tactics.read.extend(other);
-            return Err(Retry::Otherwise);
-        }
+        let asked = keys(&some, events).map(hash_key).collect();
+        questions.0.push(Question { ns: ns.clone(), filter: another_shape(&some, events)?, asked });
         for (n, Nested { operators, .. }) in some {
             let Some(key) = events[n].key.as_deref() else { continue };
             if let Applied::Statement(_, statement) = update(key, operators)? {
@@ -78,7 +114,7 @@ pub(super) async fn statements(
             }
         }
     }
-    Ok(found)
+    Ok((found, questions))
 }
 
 fn keys<'a>(some: &'a [(usize, Nested)], events: &'a [Event]) -> impl Iterator<Item = &'a RawDocument> {

@@ -217,7 +217,7 @@ impl Peer {
                     _ => Ok(Some(Outcome::Refused(command.ns.clone(), key, code))),
                 };
             }
-            self.write_beside(&mut transaction, &writes).await?;
+            self.write_beside(&mut transaction, state, &writes).await?;
             Ok(Some(Outcome::More(writes.records.len() as u64)))
         };
         match outcome.await {

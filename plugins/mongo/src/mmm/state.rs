@@ -127,6 +127,8 @@ pub(super) struct State {
     /// Whether the node that merges, where it is a third one, is known to have a link to the peer.
     pub is_third_here: bool,
     pub serial: Serial,
+    /// For so many transactions more, tombstones are expected to be there already.
+    pub known_stones: u32,
     pub abilities: Abilities,
     /// What kind of collection each namespace is at the peer, as far as it was asked: whether it takes transactions.
     pub transactional: HashMap<Namespace, bool>,

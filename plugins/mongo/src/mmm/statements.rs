@@ -53,10 +53,11 @@ impl Command {
         }
     }
 
-    /// How many documents it must find: an update of a document that is not there is a conflict. A delete is none; but where the link
-    /// forwards, one that finds nothing leaves no trace, by which a link that inserts the document at this moment would notice it.
-    pub fn must_find(&self, forwards: bool) -> Option<i64> {
-        let must = self.kind == Kind::Update || forwards && self.kind == Kind::Delete;
+    /// How many documents it must find: an update of a document that is not there is a conflict. A delete is none; but where others write
+    /// here too (`is_shared`), one that finds nothing leaves no trace, by which a link that inserts the document at this moment would
+    /// notice it.
+    pub fn must_find(&self, is_shared: bool) -> Option<i64> {
+        let must = self.kind == Kind::Update || is_shared && self.kind == Kind::Delete;
         must.then_some(self.statements.len() as i64)
     }
 }

@@ -199,7 +199,8 @@ impl CheckpointStore for Store {
             // Whoever had the link may have gone on since the claim began: what it has done stays done.
             if !is_claim {
                 marker.position = wanted.position.clone();
-                // What the markers up to there have told goes with it: they are not read again.
+                // What the markers up to there have told goes with it: they are not read again. It may be ahead of the position: what
+                // lies between is applied, or not wanted.
                 let mut seen = state.stream.seen.clone();
                 known.seen.iter().for_each(|(node, time)| seen.note(node, *time));
                 marker.seen = seen.all().to_vec();

@@ -110,6 +110,8 @@ impl Session {
         if let Some(session) = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Ok(session);
         }
+        // Causally consistent, which is the default: without it a snapshot may lie before the last transaction, as long as another
+        // writer has not committed what it began earlier, and the marker is not found.
         answered(client.start_session().into_future()).await?.map_err(|e| classify(e, Phase::Apply))
     }
 

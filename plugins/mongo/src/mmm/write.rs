@@ -4,12 +4,13 @@ use std::future::IntoFuture;
 
 use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, raw::cstr};
 use futures_util::TryStreamExt;
-use oplogue_api::{Error, Event, Op, Result, hash_key};
+use oplogue_api::{Error, Event, Namespace, Op, Result, hash_key};
 
 use super::{
     apply::{Retry, Tactics, Writes},
     chunk::units,
     names,
+    options::Conflicts,
     origin::{document, raw},
     records::{self, By},
     state::{Peer, State},
@@ -23,6 +24,9 @@ use crate::{
     client::{answered, bounded, run},
     errors::{Phase, classify, code},
 };
+
+/// How many transactions with tombstones expect them to be there already, once one was.
+const UPSERTS: u32 = 1000;
 
 impl Peer {
     pub(super) async fn write(
@@ -49,7 +53,7 @@ impl Peer {
                 }
                 return Err(on_refusal(&events[event], event, code, &mut state.serial, tactics));
             }
-            if command.must_find(self.settings.forwards).is_some_and(|n| n != reply.n()) {
+            if command.must_find(self.touches(state, &command.ns)).is_some_and(|n| n != reply.n()) {
                 // One of them is missing, or has another shape than at the origin: look at all.
                 for event in &command.events {
                     let event = &events[*event];
@@ -63,20 +67,28 @@ impl Peer {
         Ok(())
     }
 
-    /// Where the link forwards, everything that stays has to be seen in the log, to go on from there; and the server has to notice when
-    /// another link writes the same document. So what changes nothing is written all the same: a document is deleted and made again, and
-    /// one that is not there is made and deleted. Where the peer does not take that, the marker names it.
+    /// Whether what changes nothing in a namespace is written all the same. Where several links lead to the peer, the server has to notice
+    /// when another one writes the same document at this moment; and where this one forwards, everything that stays has to be seen in the
+    /// log, to go on from there.
+    fn touches(&self, state: &State, ns: &Namespace) -> bool {
+        // What is merged comes by one link, and without a policy nothing is looked for.
+        let is_decided = !matches!(self.settings.policy(ns).conflicts, Conflicts::Merge | Conflicts::Origin);
+        self.settings.forwards || state.is_mesh && is_decided
+    }
+
+    /// Writes what changes nothing: a document is deleted and made again, and one that is not there is made and deleted. Where the peer
+    /// does not take that, the marker of a link that forwards names it.
     pub(super) async fn touch(
         &self,
         transaction: &mut Transaction<'_>,
+        state: &State,
         events: &[Event],
         subjects: &mut Subjects,
         tactics: &mut Tactics,
     ) -> Result<(), Retry> {
         let mut commands = Commands::default();
         for subject in subjects.all().filter(|subject| subject.is_won && !subject.is_changed()) {
-            let event = &events[subject.event];
-            if tactics.same.has(&event.ns, &subject.key)? {
+            if !self.touches(state, &subject.ns) || tactics.same.has(&subject.ns, &subject.key)? {
                 continue;
             }
             let statements = match &subject.before {
@@ -166,7 +178,12 @@ impl Peer {
     }
 
     /// Conflicts and tombstones, in the same transaction.
-    pub(super) async fn write_beside(&self, transaction: &mut Transaction<'_>, writes: &Writes) -> Result<(), Retry> {
+    pub(super) async fn write_beside(
+        &self,
+        transaction: &mut Transaction<'_>,
+        state: &mut State,
+        writes: &Writes,
+    ) -> Result<(), Retry> {
         if !writes.records.is_empty() {
             let insert = doc! {"insert": names::CONFLICTS, "documents": writes.records.clone()};
             let reply = transaction.run(names::DATABASE, raw(&insert)?).await?;
@@ -176,29 +193,56 @@ impl Peer {
                 );
             }
         }
+        // To insert takes a third of what an upsert takes. Ids that come back after their delete, and go again, are the exception.
+        let are_new = state.known_stones == 0;
+        state.known_stones = state.known_stones.saturating_sub(u32::from(!writes.tombstones.is_empty()));
         for some in writes.tombstones.chunks(10_000) {
-            let mut updates = RawArrayBuf::new();
-            for stone in some {
-                let mut update = RawDocumentBuf::new();
-                update.append(cstr!("q"), filter(stone)?);
-                update.append(cstr!("u"), stone.as_ref());
-                update.append(cstr!("upsert"), true);
-                updates.push(update);
-            }
-            let mut update = RawDocumentBuf::new();
-            update.append(cstr!("update"), names::TOMBSTONES);
-            update.append(cstr!("updates"), updates);
-            update.append(cstr!("ordered"), true);
-            let reply = transaction.run(names::DATABASE, update).await?;
-            if let Some((_, code)) = reply.refused() {
-                return Err(Failure::Again(Error::transient(format!(
-                    "a tombstone could not be written (MongoDB error {code})"
-                )))
-                .into());
+            let command = if are_new { stones_inserted(some) } else { stones_upserted(some)? };
+            let reply = transaction.run(names::DATABASE, command).await?;
+            match reply.refused() {
+                None => {}
+                Some((_, 11000)) if are_new => {
+                    state.known_stones = UPSERTS;
+                    return Err(Retry::Otherwise);
+                }
+                Some((_, code)) => {
+                    return Err(Failure::Again(Error::transient(format!(
+                        "a tombstone could not be written (MongoDB error {code})"
+                    )))
+                    .into());
+                }
             }
         }
         Ok(())
     }
+}
+
+fn stones_inserted(stones: &[RawDocumentBuf]) -> RawDocumentBuf {
+    let mut documents = RawArrayBuf::new();
+    for stone in stones {
+        documents.push(stone.as_ref());
+    }
+    let mut insert = RawDocumentBuf::new();
+    insert.append(cstr!("insert"), names::TOMBSTONES);
+    insert.append(cstr!("documents"), documents);
+    insert.append(cstr!("ordered"), true);
+    insert
+}
+
+fn stones_upserted(stones: &[RawDocumentBuf]) -> Result<RawDocumentBuf> {
+    let mut updates = RawArrayBuf::new();
+    for stone in stones {
+        let mut update = RawDocumentBuf::new();
+        update.append(cstr!("q"), filter(stone)?);
+        update.append(cstr!("u"), stone.as_ref());
+        update.append(cstr!("upsert"), true);
+        updates.push(update);
+    }
+    let mut update = RawDocumentBuf::new();
+    update.append(cstr!("update"), names::TOMBSTONES);
+    update.append(cstr!("updates"), updates);
+    update.append(cstr!("ordered"), true);
+    Ok(update)
 }
 
 /// What a refused statement means for the next attempt.

@@ -86,7 +86,8 @@ impl Applier {
 
     async fn drop_collection(&self, read: &Read, view: Option<bool>) -> Result<Decision> {
         let Some(found) = collection(&self.peer, &read.ns).await? else { return Ok(Decision::AlreadySo) };
-        if view.is_some_and(|view| view == found.is_plain()) || !self.is_counterpart(read, read.uuid.as_ref(), &found).await?
+        if view.is_some_and(|view| view == found.is_plain())
+            || !self.is_counterpart(read, read.uuid.as_ref(), &found).await?
         {
             return Ok(Decision::Refuse(OTHER_BY_NOW));
         }

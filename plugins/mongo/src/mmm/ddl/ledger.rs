@@ -168,12 +168,7 @@ impl Ledger {
 
     /// When everything that the marks name had been logged, after `start`, and the collection that was made by it; `None` when
     /// something was not logged, or the log does not reach back.
-    async fn search(
-        &self,
-        db: &str,
-        marks: &[&str],
-        start: Timestamp,
-    ) -> Result<Option<(Timestamp, Option<Binary>)>> {
+    async fn search(&self, db: &str, marks: &[&str], start: Timestamp) -> Result<Option<(Timestamp, Option<Binary>)>> {
         let log = self.client.database("local").collection::<Document>("oplog.rs");
         let spaces = [format!("{db}.$cmd"), format!("{db}.system.views")];
         let entries = async {
