@@ -9,20 +9,19 @@ use super::{
     mesh::{Mesh, ends, newest, shared, text},
     random::{apart, together},
     silence::{seconds, written},
-    trouble::killed,
 };
 use crate::{process::Oplogue, replication_docs::block};
 
-const FORWARD: &str = "forward = \"all\"";
+pub(super) const FORWARD: &str = "forward = \"all\"";
 
-async fn mesh(n: usize, links: &[(usize, usize)]) -> Mesh {
+pub(super) async fn mesh(n: usize, links: &[(usize, usize)]) -> Mesh {
     Mesh::new(ends(n, "mongo-oplog").await, links, FORWARD)
 }
 
 const CHAIN: &[(usize, usize)] = &[(0, 1), (1, 0), (1, 2), (2, 1)];
 /// The last one is the hub.
-const HUB: &[(usize, usize)] = &[(0, 3), (3, 0), (1, 3), (3, 1), (2, 3), (3, 2)];
-const RING: &[(usize, usize)] = &[(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2), (3, 0), (0, 3)];
+pub(super) const HUB: &[(usize, usize)] = &[(0, 3), (3, 0), (1, 3), (3, 1), (2, 3), (3, 2)];
+pub(super) const RING: &[(usize, usize)] = &[(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2), (3, 0), (0, 3)];
 const ONE_WAY_RING: &[(usize, usize)] = &[(0, 1), (1, 2), (2, 3), (3, 0)];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,16 +53,6 @@ async fn a_ring_on_the_same_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ring_in_one_direction_on_the_same_keys() {
     together(mesh(4, ONE_WAY_RING).await, &[0, 1, 2, 3], "a ring in one direction").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_router_of_a_hub_is_killed_over_and_over() {
-    killed(mesh(4, HUB).await, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_router_of_a_ring_is_killed_over_and_over() {
-    killed(mesh(4, RING).await, false).await;
 }
 
 /// How many commands of that name are in the log of an end.

@@ -5,6 +5,7 @@ mod bad_input;
 mod clocks;
 mod conflicts;
 mod forward;
+mod forward_trouble;
 mod lost;
 mod merge;
 mod mesh;

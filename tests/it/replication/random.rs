@@ -1,5 +1,8 @@
 //! Random work at all ends, and both ends equal to the byte.
 
+use mongodb::bson::{Document, doc};
+use oplogue_testkit::generate::Rng;
+
 use super::{
     merge::three,
     mesh::{End, Mesh, ends, set, shared},
@@ -143,6 +146,43 @@ async fn one_node_has_priority_on_the_same_keys() {
     let ends = ends(2, "mongo-oplog").await;
     let sink = format!("conflicts = \"priority\"\npriority = [\"{}\", \"{}\"]", ends[1].name, ends[0].name);
     together(Mesh::new(ends, &[(0, 1), (1, 0)], &sink), &[0, 1], "priority").await;
+}
+
+/// Few documents that are deleted and made again at all nodes all the time: what deletes nothing, since another was faster, counts too.
+pub(super) async fn deleted_and_made_again(mut mesh: Mesh) {
+    let chance = Chance::new();
+    mesh.router.start();
+    let work = mesh.ends.iter().enumerate().map(|(n, end)| {
+        let coll = end.client.database(&mesh.db).collection::<Document>("few");
+        let mut rng = Rng::new(chance.seed() ^ (n as u64) << 7);
+        async move {
+            for step in 0..400 {
+                let key = doc! {"_id": rng.below(3) as i32};
+                match rng.below(2) {
+                    0 => drop(coll.delete_one(key).await.expect("a delete")),
+                    _ => {
+                        let document = doc! {"by": n as i32, "step": step};
+                        drop(coll.replace_one(key, document).upsert(true).await.expect("an upsert"));
+                    }
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(work).await;
+    mesh.settle().await;
+    mesh.settle_equal(&format!("seed {}", chance.seed())).await;
+    // Of each one tombstone, however often it was deleted.
+    for end in &mesh.ends {
+        let stones = end.client.database("__mmm").collection::<Document>("tombstones");
+        let ours = doc! {"_id.ns": format!("{}.few", mesh.db)};
+        assert_eq!(stones.count_documents(ours).await.expect("a count"), 3, "at {}", end.name);
+    }
+    assert!(mesh.router.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_delete_the_same_documents_and_make_them_again() {
+    deleted_and_made_again(Mesh::of_three().await).await;
 }
 
 const MERGE: &str = "conflicts = \"merge\"";

@@ -13,7 +13,7 @@ use mongodb::{
     bson::{Document, doc},
     options::UpdateModifications,
 };
-use oplogue_testkit::{proxy::Proxy, wait_for};
+use oplogue_testkit::{proxy::Proxy, servers::Mongo, wait_for};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -203,14 +203,17 @@ async fn both_ends_are_cut_off_for_a_while_amid_merges() {
     partition(false, "conflicts = \"merge\"").await;
 }
 
-/// The primary of either side steps down, and one is killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn primaries_step_down() {
-    let chance = Chance::new();
     let many = set("6.0.5", 3).await;
     let (one, three) =
         (End::new("one", shared(0).await, "mongo-oplog").await, End::new("three", many, "mongo-oplog").await);
-    let mut mesh = Mesh::new(vec![one, three], &[(0, 1), (1, 0)], "");
+    elections(Mesh::new(vec![one, three], &[(0, 1), (1, 0)], ""), many).await;
+}
+
+/// The primary of an end that has several members steps down, and is killed once.
+pub(super) async fn elections(mut mesh: Mesh, many: &Mongo) {
+    let chance = Chance::new();
     mesh.router.start();
     let loads = Load::at_all(&mesh, &chance, true);
     for round in 0..3 {

@@ -231,7 +231,7 @@ impl Giver {
     }
 }
 
-async fn at_random(mut mesh: Mesh, why: &str) {
+pub(super) async fn at_random(mut mesh: Mesh, why: &str) {
     let mut chance = Chance::new();
     for end in &mesh.ends {
         indexes(&end.client, &mesh.db).await;
@@ -262,7 +262,7 @@ async fn at_random(mut mesh: Mesh, why: &str) {
     }
     mesh.settle_until_equal(&format!("{why}, seed {}", chance.seed())).await;
     let mut met = 0;
-    for end in 0..2 {
+    for end in 0..mesh.ends.len() {
         let records = mesh.conflicts(end).await;
         assert!(records.iter().all(|r| text(r, "status") == "resolved"), "{why}, seed {}", chance.seed());
         met += records.iter().filter(|r| text(r, "kind") == "unique").count();
