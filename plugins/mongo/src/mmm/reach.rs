@@ -96,7 +96,7 @@ impl Window {
 mod tests {
     use bson::Uuid;
     use mongodb::options::ClientOptions;
-    use oplogue_api::{Doc, EventId, Namespace, Position};
+    use oplogue_api::{Doc, ErrorKind, EventId, Namespace, Position};
     use oplogue_testkit::{servers, unique};
 
     use super::*;
@@ -174,5 +174,25 @@ mod tests {
         // Who has heard of nothing: back to where the link was made, and no further.
         window.reach(&client, &Seen::default()).await.unwrap();
         assert_eq!((window.start(), met(&window, 1, &Seen::default())), (floor, 1));
+    }
+
+    /// An entry that is no longer there, though older ones are, went in an election: the window can be made anew. Where the oldest is
+    /// a later one, nothing helps.
+    #[tokio::test]
+    async fn an_entry_that_an_election_took_back_is_not_one_that_fell_out_of_the_log() {
+        let options = ClientOptions::parse(servers::mongo().await.uri()).await.expect("a URI");
+        let client = Client::with_options(options).expect("a client");
+        let link = Link { node: unique("a"), peer: unique("b") };
+        let newest = newest(&client).await.unwrap();
+        let later = Timestamp { time: newest.time + 3600, increment: 1 };
+        let between = Timestamp { time: newest.time, increment: u32::MAX };
+        for (at, kind) in [
+            (later, ErrorKind::Transient),
+            (between, ErrorKind::Transient),
+            (Timestamp { time: 1, increment: 1 }, ErrorKind::Operator),
+        ] {
+            let e = Window::new(link.clone(), at, 0, 1 << 20).pull(&client).await.unwrap_err();
+            assert_eq!(e.kind(), kind, "{at:?}: {e}");
+        }
     }
 }

@@ -31,7 +31,7 @@ use super::{
     options::{Conflicts, Settings},
     origin::Origin,
     seen::Seen,
-    state::{Peer, State, is_marker},
+    state::{Peer, State, is_marker, taken_back},
     store::Store,
     word::{asked, heard, is_word},
 };
@@ -84,10 +84,7 @@ impl Mmm {
         let known = state.marker()?.clone();
         let stored = load(&self.peer).await?;
         match stored {
-            // An election has taken back what was not on a majority yet, the marker with the data.
-            Some(marker) if marker.generation == known.generation && marker.done < known.done => {
-                Err(Error::position_lost("the peer has lost the last transactions in an election, and their marker with them"))
-            }
+            Some(marker) if state.is_taken_back(&marker) => Err(taken_back()),
             Some(marker) if marker.generation == known.generation => {
                 state.resume(marker);
                 Ok(())

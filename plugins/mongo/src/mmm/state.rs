@@ -161,6 +161,21 @@ impl State {
         self.marker.as_ref().ok_or_else(|| Error::bug("the link is written to before it is claimed"))
     }
 
+    /// Begins to read behind what is stored: nothing counts that was read or written behind it before.
+    pub fn restart(&mut self, marker: Marker) {
+        let Stream { settles, forwards, .. } = self.stream;
+        self.stream = Stream { settles, forwards, ..Stream::default() };
+        self.included.clear();
+        self.beaten.clear();
+        self.window = None;
+        self.resume(marker);
+    }
+
+    /// Whether an election has taken back what was not on a majority yet, the marker with the data: `stored` is what is there now.
+    pub fn is_taken_back(&self, stored: &Marker) -> bool {
+        self.marker.as_ref().is_some_and(|known| is_behind(stored, known))
+    }
+
     /// Goes on from what is stored.
     pub fn resume(&mut self, marker: Marker) {
         for (node, time) in &marker.seen {
@@ -217,15 +232,24 @@ impl State {
     }
 }
 
+pub(super) fn is_behind(stored: &Marker, known: &Marker) -> bool {
+    stored.generation == known.generation && stored.done < known.done
+}
+
+pub(super) fn taken_back() -> Error {
+    Error::position_lost("the peer has lost the last transactions in an election, and their marker with them")
+}
+
 /// Whether the event is a marker.
 pub(super) fn is_marker(event: &Event) -> bool {
     event.ns.as_str() == MARKERS
 }
 
-/// The newest entry of a log.
+/// The newest entry of a log that no election takes back.
 pub(super) async fn newest(client: &Client) -> Result<Timestamp> {
     let log = client.database("local").collection::<Document>("oplog.rs");
     let find = log.find_one(doc! {}).sort(doc! {"$natural": -1}).projection(doc! {"ts": 1});
+    let find = find.read_concern(ReadConcern::majority());
     let found = crate::client::bounded(std::future::IntoFuture::into_future(find), crate::errors::Phase::Apply).await?;
     found
         .and_then(|entry| entry.get_timestamp("ts").ok())

@@ -19,7 +19,7 @@ use super::{
     links,
     marker::{LogState, Marker},
     sink::{fenced, load},
-    state::{Peer, State, newest},
+    state::{Peer, State, is_behind, newest, taken_back},
     txn::end_session,
     unsettled::Unsettled,
 };
@@ -85,6 +85,7 @@ impl Store {
     /// The marker is not what was to be replaced.
     fn overtaken(&self, state: &mut State, now: Option<Marker>, known: &Marker, wanted: &Checkpoint) -> Result<Saved> {
         match now {
+            Some(now) if state.is_taken_back(&now) => Err(taken_back()),
             Some(now) if checkpoint(&now) == *wanted => {
                 self.claimed.store(true, Relaxed);
                 state.resume(now);
@@ -106,6 +107,10 @@ impl Store {
             return Ok(false);
         }
         idle.looked = Some(Instant::now());
+        // Nobody else would notice on an idle link that an election has taken back its last transactions.
+        if load(&self.peer).await?.is_some_and(|stored| is_behind(&stored, before)) {
+            return Err(taken_back());
+        }
         let from = idle.upto.max(before.position.time);
         let news = self.peer.origin.has_news(from, position.time).await?;
         if news == Some(false) {
@@ -125,7 +130,7 @@ impl CheckpointStore for Store {
         let mut state = self.state.lock().await;
         let Some(marker) = load(&self.peer).await? else { return Ok(None) };
         let stored = checkpoint(&marker);
-        state.resume(marker);
+        state.restart(marker);
         self.claimed.store(false, Relaxed);
         Ok(Some(stored))
     }
@@ -136,6 +141,9 @@ impl CheckpointStore for Store {
             Some(known) if state.is_certain => Some(known),
             _ => load(&self.peer).await?,
         };
+        if known.as_ref().is_some_and(|known| state.is_taken_back(known)) {
+            return Err(taken_back());
+        }
         let Some(known) = known else {
             if wanted.generation != 1 {
                 return Err(Error::operator(format!("the marker `{}` is gone from the peer", self.peer.settings.link.marker_id(0)))

@@ -1,6 +1,6 @@
 //! Reading the log of the peer into the window.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{collections::HashSet, future::IntoFuture, sync::Arc, time::Instant};
 
 use bson::{Document, Timestamp, doc};
 use futures_util::StreamExt;
@@ -15,7 +15,7 @@ use oplogue_api::{
 
 use super::{Exact, PLACES, WRITE_BYTES, Window, Write};
 use crate::{
-    client::{answered, reply},
+    client::{answered, bounded, reply},
     errors::{Phase, classify},
     mmm::{
         ddl::removed,
@@ -33,7 +33,8 @@ impl Window {
     /// Reads the log to its end.
     ///
     /// # Errors
-    /// `Operator` when the log does not reach back to where it was read last, and when the window is full.
+    /// `Operator` when the log does not reach back to where it was read last, and when the window is full. `Transient` when an election
+    /// has taken back what was read last: then the window has to be made anew, from what the marker says.
     pub async fn pull(&mut self, client: &Client) -> Result<()> {
         let log = Log::new(client, ReadConcern::Local);
         let mut options = RunCursorCommandOptions::default();
@@ -41,8 +42,7 @@ impl Window {
         options.batch_size = Some(5000);
         let local = client.database("local");
         let cursor = local.run_cursor_command(self.command()).with_options(options).batch();
-        let mut cursor =
-            answered(std::future::IntoFuture::into_future(cursor)).await?.map_err(|e| classify(e, Phase::Apply))?;
+        let mut cursor = answered(cursor.into_future()).await?.map_err(|e| classify(e, Phase::Apply))?;
         let mut first = true;
         let mut decoder = Decoder::new(false).replicated(Replicated::MarkersAndWrites);
         let (mut events, mut bad) = (Vec::new(), Vec::new());
@@ -55,7 +55,7 @@ impl Window {
                 let at = op_time(&entry)?;
                 if std::mem::take(&mut first) {
                     if at.ts != self.at {
-                        return Err(gone());
+                        return Err(self.missing(client).await?);
                     }
                     continue;
                 }
@@ -84,7 +84,7 @@ impl Window {
             }
         }
         if first {
-            return Err(gone());
+            return Err(self.missing(client).await?);
         }
         self.pulled = Some(Instant::now());
         // A place to begin at again, now and then.
@@ -92,6 +92,20 @@ impl Window {
             self.clocks.push_back((self.at, self.clock));
         }
         Ok(())
+    }
+
+    /// Why the entry that was read last is not in the log.
+    async fn missing(&self, client: &Client) -> Result<Error> {
+        let log = client.database("local").collection::<Document>("oplog.rs");
+        let first = log.find_one(doc! {}).sort(doc! {"$natural": 1}).projection(doc! {"ts": 1});
+        let first = first.selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        let first = bounded(first.into_future(), Phase::Apply).await?;
+        Ok(match first.and_then(|entry| entry.get_timestamp("ts").ok()) {
+            Some(first) if first <= self.at => {
+                Error::transient("an election at the peer has taken back what was read of its oplog")
+            }
+            _ => gone(),
+        })
     }
 
     /// Of our own transactions, only the marker, unless they decide something. Most entries are plain: of those only `op` is looked at.
