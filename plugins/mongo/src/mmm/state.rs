@@ -173,7 +173,7 @@ impl State {
 
     /// Whether an election has taken back what was not on a majority yet, the marker with the data: `stored` is what is there now.
     pub fn is_taken_back(&self, stored: &Marker) -> bool {
-        self.marker.as_ref().is_some_and(|known| is_behind(stored, known))
+        self.marker.as_ref().is_some_and(|known| lacks(stored, known))
     }
 
     /// Goes on from what is stored.
@@ -232,7 +232,8 @@ impl State {
     }
 }
 
-pub(super) fn is_behind(stored: &Marker, known: &Marker) -> bool {
+/// Whether the marker that is there does not know of what was written with another one before.
+pub(super) fn lacks(stored: &Marker, known: &Marker) -> bool {
     stored.generation == known.generation && stored.done < known.done
 }
 

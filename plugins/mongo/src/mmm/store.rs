@@ -19,7 +19,7 @@ use super::{
     links,
     marker::{LogState, Marker},
     sink::{fenced, load},
-    state::{Peer, State, is_behind, newest, taken_back},
+    state::{Peer, State, lacks, newest, taken_back},
     txn::end_session,
     unsettled::Unsettled,
 };
@@ -108,7 +108,7 @@ impl Store {
         }
         idle.looked = Some(Instant::now());
         // Nobody else would notice on an idle link that an election has taken back its last transactions.
-        if load(&self.peer).await?.is_some_and(|stored| is_behind(&stored, before)) {
+        if load(&self.peer).await?.is_some_and(|stored| lacks(&stored, before)) {
             return Err(taken_back());
         }
         let from = idle.upto.max(before.position.time);
