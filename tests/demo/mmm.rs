@@ -124,6 +124,11 @@ async fn play(stage: &mut Stage) -> Outcome<()> {
     factory.gets("lathe", sold).await?;
     cloud.gets("lathe", sold).await?;
     stage.sites()?.wait_until_equal().await?;
+    // What was written down is listed when the journal has it, up to 100 ms later.
+    let since = Instant::now();
+    while !output(stage.sites()?, &["conflicts", "list"]).await?.0.contains("lathe") && since.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(50)).await;
+    }
     say(DEMO, "the conflict was written down, with both versions:");
     let conflicts = run(stage.sites()?, &["conflicts", "list"]).await?;
     if !conflicts.contains("lathe") {
@@ -152,16 +157,25 @@ fn hall(lathe: Option<&Document>) -> Option<i32> {
 
 /// A command of oplogue about the pair; what it prints is shown.
 async fn run(sites: &Sites, command: &[&str]) -> Outcome<String> {
-    let config = sites.config();
-    say(ROUTER, &format!("{} {config}", command.join(" ")));
-    let out = Command::new(program()?).args(command).arg(&config).envs(sites.environment()).kill_on_drop(true).output();
-    let out = tokio::time::timeout(PATIENCE, out).await??;
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&out.stderr);
+    say(ROUTER, &format!("{} {}", command.join(" "), sites.config()));
+    let (text, errors) = output(sites, command).await?;
     for line in text.lines().chain(errors.lines()) {
         say(ROUTER, line);
     }
-    if out.status.success() { Ok(text) } else { Err(format!("it ended with {}", out.status).into()) }
+    Ok(text)
+}
+
+/// What a command says on stdout and stderr.
+async fn output(sites: &Sites, command: &[&str]) -> Outcome<(String, String)> {
+    let config = sites.config();
+    let out = Command::new(program()?).args(command).arg(&config).envs(sites.environment()).kill_on_drop(true).output();
+    let out = tokio::time::timeout(PATIENCE, out).await??;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (text, errors) = (text(&out.stdout), text(&out.stderr));
+    match out.status.success() {
+        true => Ok((text, errors)),
+        false => Err(format!("it ended with {}: {text}{errors}", out.status).into()),
+    }
 }
 
 impl Site {
