@@ -36,8 +36,12 @@ impl Verdicts {
         self.0 = None;
     }
 
-    /// Takes note of those on the events of [`Verdicts::asked`], in order.
+    /// Takes note of those on the events of [`Verdicts::asked`], in order: one for each, or none counts, and [`Verdicts::apply`] says so.
     pub fn note(&mut self, batch: &Batch, verdicts: Vec<Verdict>) {
+        self.clear();
+        if verdicts.len() != Verdicts::asked(batch).count() {
+            return;
+        }
         let mut verdicts = verdicts.into_iter();
         let all = all(batch).map(|event| match Verdicts::passes(event) {
             true => Verdict::Keep,
@@ -50,7 +54,7 @@ impl Verdicts {
     /// Carries them out.
     ///
     /// # Errors
-    /// `Bug` where another batch was prepared.
+    /// `Bug` where another batch was prepared, or not each of its events has a verdict.
     pub fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         let prepared = self.0.take();
         let count = all(batch).count();
@@ -58,7 +62,7 @@ impl Verdicts {
             return Ok(());
         }
         let Some(mut verdicts) = prepared.filter(|verdicts| verdicts.len() == count) else {
-            return Err(Error::bug("a batch was to be transformed that nobody had been asked about"));
+            return Err(Error::bug("a batch was to be transformed without a verdict on each of its events"));
         };
         if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Keep)) {
             return Ok(());
@@ -94,4 +98,34 @@ impl Verdicts {
 
 fn all(batch: &Batch) -> impl Iterator<Item = &Event> {
     batch.events.iter().chain(batch.bad.iter().filter_map(|bad| bad.event.as_deref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::Timestamp;
+
+    use super::*;
+    use crate::{Doc, ErrorKind, Namespace, Position};
+
+    fn batch(ops: &[Op]) -> Batch {
+        let time = Timestamp { time: 1, increment: 1 };
+        let event = |op: &Op| Event::new(*op, Namespace::new("a.b"), time, Doc::empty());
+        let end = Position { token: Doc::empty(), time };
+        Batch { events: ops.iter().map(event).collect(), bad: Vec::new(), end, head: time, bytes: 0 }
+    }
+
+    #[test]
+    fn an_event_without_a_verdict_does_not_pass_in_silence() {
+        let drops = |n: usize| std::iter::repeat_with(|| Verdict::Drop).take(n).collect::<Vec<_>>();
+        // A gap is not asked about, and stays.
+        let mut judged = batch(&[Op::Insert, Op::Gap, Op::Delete]);
+        let mut verdicts = Verdicts::default();
+        for n in [0, 1, 3] {
+            verdicts.note(&judged, drops(n));
+            assert_eq!(verdicts.apply(&mut judged).unwrap_err().kind(), ErrorKind::Bug, "{n}");
+        }
+        verdicts.note(&judged, drops(2));
+        verdicts.apply(&mut judged).unwrap();
+        assert_eq!(judged.events.iter().map(|event| event.op).collect::<Vec<_>>(), [Op::Gap]);
+    }
 }

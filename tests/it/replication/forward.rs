@@ -140,10 +140,19 @@ async fn two_leaves_write_the_same_document() {
     assert!(mesh.router.terminate().success());
 }
 
-/// A transaction stays one on its way, and nobody writes any more when it has arrived.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_goes_everywhere_and_then_there_is_silence() {
-    let mut mesh = mesh(4, HUB).await;
+async fn a_transaction_goes_through_a_hub_and_then_there_is_silence() {
+    silence_behind_a_transaction(HUB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_goes_around_and_then_there_is_silence() {
+    silence_behind_a_transaction(RING).await;
+}
+
+/// A transaction stays one on its way, and nobody writes any more when it has arrived.
+async fn silence_behind_a_transaction(links: &[(usize, usize)]) {
+    let mut mesh = mesh(4, links).await;
     mesh.router.start();
     for name in ["a", "b", "c"] {
         mesh.coll(0, name).insert_one(doc! {"_id": 0}).await.unwrap();

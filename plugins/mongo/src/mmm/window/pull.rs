@@ -15,7 +15,7 @@ use oplogue_api::{
 
 use super::{Exact, PLACES, WRITE_BYTES, Window, Write};
 use crate::{
-    client::{answered, bounded, reply},
+    client::{answered, reply},
     errors::{Phase, classify},
     mmm::{
         ddl::removed,
@@ -55,7 +55,7 @@ impl Window {
                 let at = op_time(&entry)?;
                 if std::mem::take(&mut first) {
                     if at.ts != self.at {
-                        return Err(self.missing(client).await?);
+                        return Err(self.missing(&log).await?);
                     }
                     continue;
                 }
@@ -84,7 +84,7 @@ impl Window {
             }
         }
         if first {
-            return Err(self.missing(client).await?);
+            return Err(self.missing(&log).await?);
         }
         self.pulled = Some(Instant::now());
         // A place to begin at again, now and then.
@@ -95,13 +95,9 @@ impl Window {
     }
 
     /// Why the entry that was read last is not in the log.
-    async fn missing(&self, client: &Client) -> Result<Error> {
-        let log = client.database("local").collection::<Document>("oplog.rs");
-        let first = log.find_one(doc! {}).sort(doc! {"$natural": 1}).projection(doc! {"ts": 1});
-        let first = first.selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary));
-        let first = bounded(first.into_future(), Phase::Apply).await?;
-        Ok(match first.and_then(|entry| entry.get_timestamp("ts").ok()) {
-            Some(first) if first <= self.at => {
+    async fn missing(&self, log: &Log) -> Result<Error> {
+        Ok(match log.oldest(Phase::Apply).await? {
+            Some(oldest) if oldest.at.ts <= self.at => {
                 Error::transient("an election at the peer has taken back what was read of its oplog")
             }
             _ => gone(),
