@@ -9,7 +9,7 @@ help: ## shows this
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 test: servers ## all tests, on real servers, which are fetched on first use
-	cargo test --workspace
+	@tests/run.sh
 
 lint: ## formatting and lints, as strict as .ci/run
 	cargo fmt --all --check
